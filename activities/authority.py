@@ -1,0 +1,142 @@
+"""`admit`: who the agent is, what it is pinned to, whom the run is for. The only place where a run's authority comes from."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities import prices
+from activities.library import AgentFile, Library
+from activities.runs import Runs
+from policies.canonical import digest
+from policies.errors import InvalidInput, MissingKey, NotFound, RemitError
+from policies.identity import Directory
+from policies.models import Frozen
+from policies.routing import ModelChoice, Price, Route
+from tools.catalog import Catalog
+from tools.connectors.corpus import Corpora
+from tools.spec import Connector
+from tools.subjects import Subjects
+from workflows.messages import Admission, Capsule, PinnedTool
+
+__all__ = ["AuthorityActivities", "ModelConfig"]
+
+SCRIPTED = (
+    ModelChoice(provider="scripted", model="scripted-small", price=Price(input_per_mtok=250_000, output_per_mtok=2_000_000)),
+    ModelChoice(provider="scripted", model="scripted-strong", price=Price(input_per_mtok=1_250_000, output_per_mtok=10_000_000)),
+)
+
+
+class ModelConfig(Frozen):
+    """Which models this worker reaches.
+
+    Attributes:
+        provider: `openai` or `anthropic`; empty when there is no key.
+        model, strong_model: override the agents' routes, for servers with models of their own.
+        price: declared price of the overriding models.
+    """
+
+    provider: str = ""
+    model: str = ""
+    strong_model: str = ""
+    price: Price | None = None
+
+
+class AuthorityActivities:
+    """Admission from the library, the directory and the connectors of this worker."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        library: Library,
+        catalog: Catalog,
+        connectors: Mapping[type[Connector], Connector],
+        corpora: Corpora,
+        directory: Callable[[], Directory],
+        models: ModelConfig,
+    ) -> None:
+        self._runs = runs
+        self._library = library
+        self._catalog = catalog
+        self._connectors = connectors
+        self._corpora = corpora
+        self._directory = directory
+        self._models = models
+
+    @activity.defn(name="admit")
+    async def admit(self, admission: Admission) -> Capsule:
+        """Check the request and pin everything that the run depends on. A refusal fails the run with one sentence."""
+        try:
+            capsule = await self._capsule(admission)
+        except RemitError as e:
+            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+        self._runs.admitted(capsule)
+        return capsule
+
+    async def _capsule(self, admission: Admission) -> Capsule:
+        agent = self._library.agent(admission.agent)
+        if agent.status != "active":
+            raise InvalidInput(f"Agent `{agent.name}` is {agent.status}; ask its owner, {agent.owner}.")
+        agent.check_inputs(admission.inputs)
+        bundle = self._library.bundle(agent.policy)
+        route = self._route(agent, scripted=admission.scripted)
+        specs = self._library.specs(agent)
+        tools = tuple(PinnedTool(name=s.name, version=s.version, digest=s.digest) for s in specs)
+        corpus_digest = self._corpora.digest(agent.corpus) if agent.corpus else ""
+        info = activity.info()
+        return Capsule(
+            run_id=admission.run_id,
+            workflow_id=str(info.workflow_id),
+            agent=agent.identity,
+            requester=admission.requester,
+            subject=await self._subject(agent, admission),
+            prompt=agent.prompt,
+            tools=tools,
+            catalog_digest=self._catalog.digest,
+            bundle=bundle,
+            limits=self._library.limits(agent, bundle),
+            approver_roles=bundle.limits().approvals.roles,
+            route=route,
+            corpus=agent.corpus,
+            directory=self._directory(),
+            release=digest(
+                {
+                    "prompt": digest(agent.prompt),
+                    "tools": {t.name: t.digest for t in tools},
+                    "policy": bundle.digest,
+                    "route": digest(route),
+                    "prices": prices.TABLE_VERSION,
+                    "corpus": corpus_digest,
+                }
+            ),
+            admitted_at=int(time.time()),
+        )
+
+    async def _subject(self, agent: AgentFile, admission: Admission) -> str:
+        if agent.subject is None:
+            return ""
+        resource = str(admission.inputs.get(agent.subject.input))
+        port = self._connectors.get(Subjects)
+        found = await port.subject_of(agent.subject.kind, resource) if isinstance(port, Subjects) else None
+        if found is None:
+            raise NotFound(f"There is no {agent.subject.kind} `{resource[:80]}`.")
+        return found
+
+    def _route(self, agent: AgentFile, *, scripted: bool) -> Route:
+        if scripted:
+            return Route(models=SCRIPTED)
+        config = self._models
+        if not config.provider:
+            raise MissingKey(
+                "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, or give the run a `--script`."
+            )
+        models = agent.models(config.provider)
+        if config.model:
+            wanted = (config.model, config.strong_model or config.model)
+            models = tuple(ModelChoice(provider=config.provider, model=m, price=config.price) for m in wanted)
+        for choice in models:
+            if not choice.model:
+                raise InvalidInput(f"Agent `{agent.name}` has no model for `{config.provider}` in its route.")
+            prices.check(choice)
+        return Route(models=models)

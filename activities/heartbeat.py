@@ -1,0 +1,31 @@
+"""Heartbeats in the background, so that a dead worker is found soon and a cancellation arrives."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+from temporalio import activity
+
+__all__ = ["beating"]
+
+
+@asynccontextmanager
+async def beating() -> AsyncGenerator[None]:
+    """Beat while the block runs, three times in each heartbeat timeout. Does nothing in local activities."""
+    timeout = activity.info().heartbeat_timeout
+    if not timeout:
+        yield
+        return
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(timeout.total_seconds() / 3)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,240 @@
+"""The ledger's transactions, one method each. Blocking: activities call them in a thread."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from activities.ledger.tables import control, effects, kill_switches
+from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate
+from policies.models import Frozen, Idempotency, Money, ResourceRef
+
+__all__ = ["COUNTED", "DAY_MS", "Effect", "EffectState", "Intent", "Ledger", "run_scope"]
+
+EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
+COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
+"""States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+class Intent(Frozen):
+    """A write that wants to happen, with all that the ledger records of it."""
+
+    idempotency_key: str
+    run_id: str
+    workflow_id: str
+    agent: str
+    tool: str
+    resource: ResourceRef
+    subject: str
+    amount: Money | None
+    action_digest: str
+    approvers: tuple[str, ...]
+    strategy: Idempotency
+
+
+class Effect(Frozen):
+    """A row of the ledger. `outcome` is JSON text once `done`, or why it `failed`."""
+
+    idempotency_key: str
+    run_id: str
+    workflow_id: str
+    agent: str
+    tool: str
+    resource: str
+    subject: str
+    amount_cents: int
+    currency: str
+    action_digest: str
+    approvers: str
+    state: EffectState
+    attempts: int
+    outcome: str
+    reserved_at: int
+    settled_at: int | None
+
+
+def run_scope(run_id: str) -> str:
+    """The kill switch that covers one run, all its segments included."""
+    return f"run:{run_id}"
+
+
+class Ledger:
+    """The effect ledger in a SQL database."""
+
+    def __init__(self, url: str) -> None:
+        """Raises:
+        InvalidInput: `url` isn't a database URL that this build can open.
+        """
+        try:
+            parsed = make_url(url)
+            self._engine = sa.create_engine(parsed)
+        except (ArgumentError, ImportError, sa.exc.NoSuchModuleError):
+            raise InvalidInput("`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`.") from None
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            _serialise_sqlite(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision; workers that start together wait for one another."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def engage(self, scope: str, reason: str, by: str) -> int:
+        """Write an off switch and return when, in Unix milliseconds. Setting it again keeps the first."""
+        with self._engine.begin() as connection:
+            epoch = _lock(connection) + 1
+            found = connection.execute(sa.select(kill_switches.c.set_at).where(kill_switches.c.scope == scope)).scalar()
+            if found is not None:
+                return int(found)
+            now = _now()
+            connection.execute(sa.update(control).values(epoch=epoch))
+            connection.execute(
+                sa.insert(kill_switches).values(scope=scope, reason=reason, set_by=by, epoch=epoch, set_at=now)
+            )
+            return now
+
+    def subject_sum(self, tool: str, subject: str) -> int:
+        """Cents that `tool` moved, or may have moved, for `subject` in the last 24 h."""
+        with self._engine.connect() as connection:
+            return _sum(connection, tool, subject, "")
+
+    def reserve(self, intent: Intent, scopes: Sequence[str], judge: Callable[[int], None]) -> Effect:
+        """Reserve the effect, in one transaction with the off switches and the sums that its verdict rests on.
+
+        Args:
+            judge: called with the current sum for the subject (this effect excluded); raises to refuse the reservation.
+
+        Returns:
+            The row: `reserved` means that the caller performs it now; `done` and `failed` are what an earlier attempt
+            recorded, and nothing is to be performed.
+
+        Raises:
+            KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
+            OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
+        """
+        row: Effect | None = None
+        failure: Exception | None = None
+        with self._engine.begin() as connection:
+            _lock(connection)
+            row = _find(connection, intent.idempotency_key)
+            killed = connection.execute(
+                sa.select(kill_switches.c.reason).where(kill_switches.c.scope.in_(list(scopes))).limit(1)
+            ).scalar()
+            if row and row.state in ("done", "failed"):
+                return row
+            if row and row.state in ("sent", "indeterminate"):
+                # G2: it may have happened. Only a vendor that dedupes by our key may be asked again, and not after a kill.
+                if row.state == "indeterminate" or killed is not None or intent.strategy != "native_key":
+                    _set(connection, intent.idempotency_key, state="indeterminate", settled_at=_now())
+                    failure = OutcomeIndeterminate(f"Whether `{intent.tool}` on `{intent.resource}` happened isn't known.")
+                else:
+                    _set(connection, intent.idempotency_key, attempts=row.attempts + 1)
+            elif killed is not None:
+                if row:
+                    _set(connection, intent.idempotency_key, state="released", settled_at=_now())
+                failure = KillSwitchEngaged(f"A kill switch is on: {killed}")
+            else:
+                judge(_sum(connection, intent.tool, intent.subject, intent.idempotency_key))
+                if row:
+                    _set(connection, intent.idempotency_key, state="reserved", attempts=row.attempts + 1)
+                else:
+                    connection.execute(sa.insert(effects).values(**_values(intent)))
+            row = _find(connection, intent.idempotency_key)
+        if failure:
+            raise failure
+        assert row
+        return row
+
+    def sent(self, key: str) -> None:
+        """Record that the effect is about to leave: from now on it may have happened."""
+        with self._engine.begin() as connection:
+            _set(connection, key, state="sent")
+
+    def settle(self, key: str, state: Literal["done", "failed", "released", "indeterminate"], outcome: str) -> None:
+        """Record what became of the effect."""
+        with self._engine.begin() as connection:
+            _set(connection, key, state=state, outcome=outcome, settled_at=_now())
+
+    def effects(self, run_id: str | None = None) -> list[Effect]:
+        """Rows, oldest first; of one run or of all."""
+        query = sa.select(effects).order_by(effects.c.reserved_at)
+        if run_id is not None:
+            query = query.where(effects.c.run_id == run_id)
+        with self._engine.connect() as connection:
+            return [Effect.model_validate(dict(r)) for r in connection.execute(query).mappings()]
+
+
+def _serialise_sqlite(engine: Engine) -> None:
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lock(connection: Connection) -> int:
+    return int(connection.execute(sa.select(control.c.epoch).with_for_update()).scalar_one())
+
+
+def _find(connection: Connection, key: str) -> Effect | None:
+    row = connection.execute(sa.select(effects).where(effects.c.idempotency_key == key)).mappings().first()
+    return Effect.model_validate(dict(row)) if row else None
+
+
+def _set(connection: Connection, key: str, **values: object) -> None:
+    connection.execute(sa.update(effects).where(effects.c.idempotency_key == key).values(**values))
+
+
+def _sum(connection: Connection, tool: str, subject: str, but: str) -> int:
+    found = connection.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(effects.c.amount_cents), 0)).where(
+            effects.c.subject == subject,
+            effects.c.tool == tool,
+            effects.c.state.in_(COUNTED),
+            effects.c.reserved_at > _now() - DAY_MS,
+            effects.c.idempotency_key != but,
+        )
+    ).scalar_one()
+    return int(found)
+
+
+def _values(intent: Intent) -> dict[str, object]:
+    return {
+        "idempotency_key": intent.idempotency_key,
+        "run_id": intent.run_id,
+        "workflow_id": intent.workflow_id,
+        "agent": intent.agent,
+        "tool": intent.tool,
+        "resource": str(intent.resource),
+        "subject": intent.subject,
+        "amount_cents": intent.amount.cents if intent.amount else 0,
+        "currency": intent.amount.currency if intent.amount else "",
+        "action_digest": intent.action_digest,
+        "approvers": ",".join(intent.approvers),
+        "state": "reserved",
+        "attempts": 1,
+        "outcome": "",
+        "reserved_at": _now(),
+    }
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,43 @@
+"""The ledger's tables. Changing one needs a migration beside it. Amounts in cents, times in Unix milliseconds."""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+
+__all__ = ["control", "effects", "kill_switches", "metadata"]
+
+metadata = MetaData()
+
+effects = Table(
+    "effects",
+    metadata,
+    Column("idempotency_key", String(64), primary_key=True),
+    Column("run_id", String(64), nullable=False),
+    Column("workflow_id", String(255), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("tool", String(200), nullable=False),
+    Column("resource", String(255), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("action_digest", String(80), nullable=False),
+    Column("approvers", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reserved_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    Index("effects_by_run", "run_id"),
+    Index("effects_by_subject", "subject", "tool", "reserved_at"),
+)
+
+kill_switches = Table(
+    "kill_switches",
+    metadata,
+    Column("scope", String(255), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("set_by", String(200), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("set_at", BigInteger, nullable=False),
+)
+
+# One row. Each reservation and each kill locks it first, so that their order is total on any database.
+control = Table("control", metadata, Column("id", Integer, primary_key=True), Column("epoch", BigInteger, nullable=False))

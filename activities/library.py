@@ -1,0 +1,215 @@
+"""Agents, prompts, corpora and policy bundles as they lie in folders. Reading and checking only; no verdict is made here."""
+
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, JsonValue, ValidationError
+
+from policies.budgets import lower
+from policies.bundle import Bundle, compile_policy, explain
+from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
+from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
+from policies.routing import ModelChoice
+from tools.catalog import Catalog
+from tools.spec import ToolSpec
+
+__all__ = ["AgentFile", "Input", "Library"]
+
+
+class Input(Frozen):
+    """One field of an agent's inputs: a string that must match `pattern` as a whole."""
+
+    pattern: str = ".{1,200}"
+    description: str = ""
+    required: bool = True
+
+
+class Subject(Frozen):
+    """Whom a run is for: the subject behind the resource named in the input `input`."""
+
+    kind: str
+    input: str
+
+
+class Tier(Frozen):
+    """One tier of the route: the model to use, by provider. `scripted` needs none."""
+
+    openai: str = ""
+    anthropic: str = ""
+
+
+class Value(Frozen):
+    """What a completed run is worth: minutes of a person's work."""
+
+    minutes_saved: int = Field(default=0, ge=0)
+
+
+class AgentFile(Frozen):
+    """The content of an `agent.toml`, with the prompt beside it."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,99}$")
+    id: str
+    owner: str
+    role: str
+    mode: AutonomyMode = "read_only"
+    status: str = "active"
+    assurance: int = 1
+    policy: str
+    corpus: str = ""
+    tools: tuple[str, ...]
+    scopes: tuple[str, ...]
+    subject: Subject | None = None
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    route: tuple[Tier, ...] = Field(min_length=1, max_length=2)
+    limits: dict[str, int | str] = Field(default_factory=dict)
+    value: Value = Field(default_factory=Value)
+    prompt: str
+
+    @property
+    def identity(self) -> AgentIdentity:
+        return AgentIdentity.model_validate(
+            {
+                "id": self.id,
+                "name": self.name,
+                "owner": self.owner,
+                "role": self.role,
+                "mode": self.mode,
+                "status": self.status,
+                "assurance": self.assurance,
+                "scopes": tuple(sorted(self.scopes)),
+            }
+        )
+
+    def check_inputs(self, inputs: dict[str, JsonValue]) -> None:
+        """Whether a run can be started with `inputs`.
+
+        Raises:
+            InvalidInput: a field is missing, unknown, not a string, or doesn't match its pattern.
+        """
+        known = ", ".join(f"`{name}`" for name in self.inputs) or "none"
+        for name in inputs:
+            if name not in self.inputs:
+                raise InvalidInput(f"Agent `{self.name}` has no input `{name[:80]}`; it takes {known}.")
+        for name, spec in self.inputs.items():
+            value = inputs.get(name)
+            if value is None and not spec.required:
+                continue
+            if not isinstance(value, str) or not re.fullmatch(spec.pattern, value):
+                state = "is missing" if value is None else f"doesn't match `{spec.pattern}`"
+                raise InvalidInput(f"Agent `{self.name}`: the input `{name}` {state}; it takes {known}.")
+
+    def models(self, provider: str) -> tuple[ModelChoice, ...]:
+        """The route's models at `provider`, cheap first."""
+        return tuple(ModelChoice(provider=provider, model=str(getattr(tier, provider))) for tier in self.route)
+
+
+class Library:
+    """Agents and bundles of one or more folders of the shape `agents/`, `policies/bundles/`."""
+
+    def __init__(self, roots: Sequence[Path], catalog: Catalog) -> None:
+        self._roots = tuple(roots)
+        self._catalog = catalog
+
+    @cached_property
+    def corpora(self) -> Path:
+        return self._roots[0] / "agents" / "corpora"
+
+    def names(self) -> list[str]:
+        return sorted({p.parent.name for root in self._roots for p in (root / "agents").glob("*/agent.toml")})
+
+    def agent(self, name: str) -> AgentFile:
+        """The agent called `name`, checked against the tools.
+
+        Raises:
+            UnknownAgent: there is none.
+            AgentInvalid: its file can't be used; the message says why.
+        """
+        if name not in self.names():
+            raise UnknownAgent(f"There is no agent `{name[:80]}`; known agents: {', '.join(self.names()) or 'none'}.")
+        folder = next(root / "agents" / name for root in self._roots if (root / "agents" / name / "agent.toml").is_file())
+        where = f"Agent `{name}`"
+        try:
+            content = tomllib.loads((folder / "agent.toml").read_text())
+            prompt = (folder / "prompt.md").read_text()
+            agent = AgentFile.model_validate({**content, "prompt": prompt})
+            agent.identity  # noqa: B018  (a bad status shows here)
+        except tomllib.TOMLDecodeError as e:
+            raise AgentInvalid(f"{where}: `agent.toml` isn't valid TOML: {e}.") from None
+        except ValidationError as e:
+            raise AgentInvalid(f"{where}: `agent.toml`: {explain(e)}.") from None
+        except OSError:
+            raise AgentInvalid(f"{where}: `prompt.md` can't be read; put it beside `agent.toml`.") from None
+        self._check(agent, where)
+        return agent
+
+    def _check(self, agent: AgentFile, where: str) -> None:
+        for tool in agent.tools:
+            spec = self._catalog.specs.get(tool)
+            if spec is None:
+                raise AgentInvalid(f"{where}: there is no tool `{tool}`; `remit tools` lists them.")
+            if spec.scope not in agent.scopes:
+                raise AgentInvalid(f"{where}: `{tool}` needs the scope `{spec.scope}`; add it to `scopes` or drop the tool.")
+        if agent.subject and agent.subject.input not in agent.inputs:
+            raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` isn't among its inputs.")
+        unknown = set(agent.limits) - set(UsageLimits.model_fields)
+        if unknown:
+            raise AgentInvalid(f"{where}: `limits` has no `{sorted(unknown)[0]}`.")
+
+    def bundle(self, name: str) -> Bundle:
+        """The policy bundle called `name`, compiled once against the tools.
+
+        Raises:
+            PolicyInvalid: it is missing, doesn't parse, or doesn't validate. No bundle means no run.
+        """
+        for root in self._roots:
+            folder = root / "policies" / "bundles" / name
+            if folder.is_dir():
+                return self._read(name, folder)
+        raise PolicyInvalid(f"There is no policy bundle `{name}`; put it under `policies/bundles/{name}/`.")
+
+    def _read(self, name: str, folder: Path) -> Bundle:
+        try:
+            policy, limits = (folder / "policy.cedar").read_text(), (folder / "limits.toml").read_text()
+        except (OSError, UnicodeDecodeError):
+            raise PolicyInvalid(f"Bundle `{name}`: `policy.cedar` and `limits.toml` must both be there, as text.") from None
+        bundle = Bundle(name=name, policy=policy, limits_toml=limits)
+        bundle.limits()
+        compile_policy(bundle, self._catalog.cedar_schema)
+        return bundle
+
+    def folder_problems(self, folder: Path) -> list[str]:
+        """What is wrong with the bundle in `folder`, wherever it lies."""
+        return _problem(lambda: self._read(folder.resolve().name, folder))
+
+    def bundles(self) -> list[str]:
+        return sorted({p.name for root in self._roots for p in (root / "policies" / "bundles").iterdir() if p.is_dir()})
+
+    def limits(self, agent: AgentFile, bundle: Bundle) -> UsageLimits:
+        """The bundle's ceilings, lowered by the agent's own wishes."""
+        try:
+            return lower(bundle.limits().run, agent.limits)
+        except ValidationError as e:
+            raise AgentInvalid(f"Agent `{agent.name}`: `limits`: {explain(e)}.") from None
+
+    def specs(self, agent: AgentFile) -> list[ToolSpec]:
+        return [self._catalog.specs[name] for name in agent.tools]
+
+    def problems(self) -> list[str]:
+        """What is wrong with any agent or bundle, one sentence each."""
+        found: list[str] = []
+        for name in self.bundles():
+            found += _problem(lambda name=name: self.bundle(name))
+        for name in self.names():
+            found += _problem(lambda name=name: self.bundle(self.agent(name).policy))
+        return list(dict.fromkeys(found))
+
+
+def _problem(check: Callable[[], object]) -> list[str]:
+    try:
+        check()
+    except RemitError as e:
+        return [e.message]
+    return []

@@ -1,0 +1,52 @@
+"""A model that says what the run's script says, for demos and tests. No network."""
+
+import json
+
+from activities.providers import _http
+from activities.providers.base import Completion, ModelRequest, ProviderError
+from policies.canonical import sha256
+from workflows.messages import AssistantMessage, ScriptTurn, ToolRequest
+
+__all__ = ["ScriptedProvider"]
+
+
+class ScriptedProvider:
+    """Answers the n-th model call of a run, counted from 0, with the n-th turn of its script.
+
+    n is the number of assistant messages in the transcript, so a retried call gets the same turn again.
+    """
+
+    name = "scripted"
+
+    async def complete(self, request: ModelRequest) -> Completion:
+        n = sum(isinstance(message, AssistantMessage) for message in request.messages)
+        turn = _turn(request.script, n)
+        calls = tuple(
+            ToolRequest(id=f"call_{n}_{i}", name=call.name, arguments=json.dumps(call.arguments, sort_keys=True))
+            for i, call in enumerate(turn.tool_calls)
+        )
+        message = AssistantMessage(text=turn.text, tool_calls=calls)
+        body = request.model_dump_json(exclude={"script", "timeout_s"}).encode()
+        usage = turn.usage or _http.estimated_usage(body, message)
+        return Completion(
+            message=message,
+            usage=usage.model_copy(update={"simulated": True}),
+            model=request.model,
+            request_digest=sha256(body),
+        )
+
+
+def _turn(script: tuple[ScriptTurn, ...] | None, n: int) -> ScriptTurn:
+    if script is None:
+        raise _exhausted(
+            "The run has no script for the `scripted` provider; start it with `script`, or route it to a real model."
+        )
+    if n >= len(script):
+        raise _exhausted(
+            f"The script ended after {len(script)} turns; let its last turn call `final_answer`, or add turn {n + 1}."
+        )
+    return script[n]
+
+
+def _exhausted(message: str) -> ProviderError:
+    return ProviderError("script_exhausted", message, retryable=False)

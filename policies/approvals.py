@@ -1,0 +1,217 @@
+"""Approvals that can't be forged: what exactly is approved, and whether a signed decision counts for it.
+
+A decision is a JWS (RFC 7515, EdDSA over Ed25519, RFC 8037) by the approver over the digest of the action, the run, the
+decision, a reason, a nonce and two times. An `approver` field anywhere else is a claim and is ignored.
+"""
+
+import json
+from typing import Literal
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from pydantic import Field, ValidationError
+
+from policies.canonical import canonical_json, digest
+from policies.errors import ApprovalRefused
+from policies.identity import Directory
+from policies.models import ApprovalStatus, Frozen, Money, ResourceRef
+
+__all__ = [
+    "ALGORITHM",
+    "MAX_JWS_BYTES",
+    "MAX_SIGNATURE_SECONDS",
+    "Action",
+    "Approval",
+    "ApprovalDecision",
+    "ApprovalRequest",
+    "DecisionClaims",
+    "action_digest",
+    "add_decision",
+    "decision_payload",
+    "quorum",
+    "sign_decision",
+    "verify_decision",
+]
+
+ALGORITHM = "Ed25519"
+TYPE = "approval+jws"
+MAX_JWS_BYTES = 8192
+MAX_SIGNATURE_SECONDS = 3600
+CLOCK_SKEW_SECONDS = 60
+
+
+class Action(Frozen):
+    """All that an approval is bound to. Two actions that differ anywhere have different digests."""
+
+    run_id: str
+    agent: str
+    subject: str
+    tool: str
+    resource: ResourceRef
+    arguments: dict[str, object]
+    policy_digest: str
+    idempotency_key: str
+
+
+def action_digest(action: Action) -> str:
+    """SHA-256 over the RFC 8785 JSON of `action`."""
+    return digest(action)
+
+
+class ApprovalRequest(Frozen):
+    """What is put before the approvers; `expires_at` is in Unix seconds."""
+
+    approval_id: str
+    action_digest: str
+    tool: str
+    resource: ResourceRef
+    arguments: dict[str, object]
+    amount: Money | None
+    required: int
+    roles: tuple[str, ...]
+    policy_ids: tuple[str, ...]
+    requested_at: int
+    expires_at: int
+
+
+class DecisionClaims(Frozen):
+    """The signed content of a decision. `iat` and `exp` are Unix seconds."""
+
+    act: str
+    run: str
+    approval_id: str
+    decision: Literal["approve", "reject"]
+    reason: str = Field(default="", max_length=2000)
+    nonce: str = Field(min_length=8, max_length=64)
+    iat: int
+    exp: int
+
+
+class ApprovalDecision(Frozen):
+    """A decision that was verified: who, what, and the token that proves it."""
+
+    sub: str
+    decision: Literal["approve", "reject"]
+    reason: str
+    nonce: str
+    decided_at: int
+    decision_jws: str
+
+
+class Approval(Frozen):
+    """A request and what became of it."""
+
+    request: ApprovalRequest
+    status: ApprovalStatus = "pending"
+    decisions: tuple[ApprovalDecision, ...] = ()
+
+    @property
+    def approvers(self) -> tuple[str, ...]:
+        return tuple(d.sub for d in self.decisions if d.decision == "approve")
+
+
+def decision_payload(approval_id: str, token: str) -> dict[str, str]:
+    """The wire form of a decision, by signal or update `decide`."""
+    return {"approval_id": approval_id, "decision_jws": token}
+
+
+def sign_decision(claims: DecisionClaims, key: OKPKey) -> str:
+    """The compact JWS of `claims`, signed by `key` (its `kid` says whose it is)."""
+    header = {"alg": ALGORITHM, "kid": str(key.kid), "typ": TYPE}
+    return jws.serialize_compact(header, canonical_json(claims), key, algorithms=[ALGORITHM])
+
+
+def _read(token: str, directory: Directory) -> tuple[str, tuple[str, ...], DecisionClaims]:
+    if len(token) > MAX_JWS_BYTES:
+        raise ApprovalRefused("too_large", f"The decision is over {MAX_JWS_BYTES} bytes; sign it again with `remit sign`.")
+    try:
+        header = jws.extract_compact(token.encode()).headers()
+    except (JoseError, ValueError, UnicodeError):
+        raise ApprovalRefused("malformed", "The decision isn't a compact JWS; make one with `remit sign`.") from None
+    if header.get("alg") != ALGORITHM or header.get("typ") != TYPE:
+        raise ApprovalRefused("bad_header", f"The decision's header must say alg `{ALGORITHM}` and typ `{TYPE}`.")
+    found = directory.by_key(str(header.get("kid", "")))
+    if found is None:
+        raise ApprovalRefused("unknown_key", "The decision is signed by a key that this run's directory doesn't know.")
+    person, public = found
+    try:
+        key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": public.x, "kid": public.kid})
+        payload = jws.deserialize_compact(token, key, algorithms=[ALGORITHM]).payload
+        claims = DecisionClaims.model_validate(json.loads(payload))
+    except (JoseError, ValidationError, ValueError):
+        raise ApprovalRefused("bad_signature", "The decision's signature or content doesn't verify.") from None
+    return person.sub, person.roles, claims
+
+
+def verify_decision(
+    token: str, *, request: ApprovalRequest, run_id: str, directory: Directory, now: int, barred: frozenset[str]
+) -> ApprovalDecision:
+    """The decision that `token` proves for `request`.
+
+    Args:
+        now: Unix seconds; in a workflow, the workflow's time.
+        barred: who may not decide: the requester and the agent itself.
+
+    Raises:
+        ApprovalRefused: with the reason why it doesn't count.
+    """
+    sub, roles, claims = _read(token, directory)
+    if claims.run != run_id or claims.approval_id != request.approval_id:
+        raise ApprovalRefused("other_approval", "The decision is for another run or another approval.")
+    if claims.act != request.action_digest:
+        raise ApprovalRefused("other_action", "The decision is for other arguments than those of this approval.")
+    if sub in barred:
+        raise ApprovalRefused("own_request", f"`{sub}` asked for this run and may not decide on it.")
+    if not set(roles) & set(request.roles):
+        raise ApprovalRefused("wrong_role", f"`{sub}` has none of the roles that may decide here: {', '.join(request.roles)}.")
+    if not claims.iat - CLOCK_SKEW_SECONDS <= now < min(claims.exp, claims.iat + MAX_SIGNATURE_SECONDS):
+        raise ApprovalRefused("signature_expired", "The decision's signature isn't valid at this time; sign it again.")
+    if now >= request.expires_at:
+        raise ApprovalRefused("expired", "The approval has expired.")
+    return ApprovalDecision(
+        sub=sub, decision=claims.decision, reason=claims.reason, nonce=claims.nonce, decided_at=now, decision_jws=token
+    )
+
+
+def add_decision(approval: Approval, decision: ApprovalDecision) -> Approval:
+    """`approval` after one more verified decision. One rejection rejects; approvals count different people.
+
+    Raises:
+        ApprovalRefused: it is already decided, or this person has decided before.
+    """
+    if approval.status != "pending":
+        raise ApprovalRefused("already_decided", f"Approval `{approval.request.approval_id}` is already {approval.status}.")
+    if any(d.sub == decision.sub for d in approval.decisions):
+        raise ApprovalRefused("same_person", f"`{decision.sub}` has already decided; somebody else must.")
+    after = approval.model_copy(update={"decisions": (*approval.decisions, decision)})
+    status: ApprovalStatus = "pending"
+    if decision.decision == "reject":
+        status = "rejected"
+    elif len(set(after.approvers)) >= approval.request.required:
+        status = "approved"
+    return after.model_copy(update={"status": status})
+
+
+def quorum(
+    decisions: tuple[ApprovalDecision, ...],
+    *,
+    request: ApprovalRequest,
+    run_id: str,
+    directory: Directory,
+    barred: frozenset[str],
+) -> int:
+    """How many different people approved `request`, each signature verified again as of when it was given.
+
+    Raises:
+        ApprovalRefused: one of them doesn't count, or somebody rejected.
+    """
+    approval = Approval(request=request.model_copy(update={"required": len(decisions) + 1}))
+    for given in decisions:
+        proven = verify_decision(
+            given.decision_jws, request=request, run_id=run_id, directory=directory, now=given.decided_at, barred=barred
+        )
+        approval = add_decision(approval, proven)
+    if approval.status == "rejected":
+        raise ApprovalRefused("rejected", "The approval was rejected.")
+    return len(approval.approvers)

@@ -1,0 +1,125 @@
+"""A policy bundle: Cedar text and `limits.toml`, parsed, checked against the tools, and compiled. The caller loads the text."""
+
+import json
+import tomllib
+from functools import cached_property, lru_cache
+from typing import Any, Self
+
+import cedarpy
+from pydantic import Field, ValidationError
+
+from policies.canonical import digest
+from policies.errors import PolicyInvalid
+from policies.models import Frozen, Obligation, UsageLimits
+
+__all__ = ["ApprovalRules", "Bundle", "CompiledPolicy", "Limits", "compile_policy", "explain"]
+
+
+class ApprovalRules(Frozen):
+    """Who may decide on what this bundle puts before humans."""
+
+    roles: tuple[str, ...] = ()
+
+
+class Limits(Frozen):
+    """The content of a bundle's `limits.toml`."""
+
+    run: UsageLimits = Field(default_factory=UsageLimits)
+    approvals: ApprovalRules = Field(default_factory=ApprovalRules)
+
+
+class Bundle(Frozen):
+    """A bundle's name and texts, exactly as they were loaded; pinned into each run."""
+
+    name: str
+    policy: str
+    limits_toml: str
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self)
+
+    @property
+    def version(self) -> str:
+        """What `policy_version` shows: name and the start of the digest."""
+        return f"{self.name}@{self.digest[:19]}"
+
+    def limits(self) -> Limits:
+        """The parsed `limits.toml`.
+
+        Raises:
+            PolicyInvalid: it isn't TOML, or has a field that doesn't exist.
+        """
+        try:
+            return Limits.model_validate(tomllib.loads(self.limits_toml))
+        except tomllib.TOMLDecodeError as e:
+            raise PolicyInvalid(f"Bundle `{self.name}`: `limits.toml` isn't valid TOML: {e}.") from None
+        except ValidationError as e:
+            raise PolicyInvalid(f"Bundle `{self.name}`: `limits.toml`: {explain(e)}.") from None
+
+
+class CompiledPolicy:
+    """Parsed handles of one bundle against one schema: a decision costs microseconds."""
+
+    def __init__(self, policies: cedarpy.PolicySet, schema: cedarpy.Schema, obligations: dict[str, tuple[Obligation, ...]]) -> None:
+        self.policies = policies
+        self.schema = schema
+        self.obligations = obligations
+
+    @classmethod
+    def parse(cls, bundle: Bundle, schema_json: str) -> Self:
+        """Compile `bundle` against the schema that the tool catalog generates.
+
+        Raises:
+            PolicyInvalid: it doesn't parse, a policy has no unique `@id`, an obligation is unknown, or it doesn't validate.
+        """
+        where = f"Bundle `{bundle.name}`"
+        try:
+            parsed: dict[str, Any] = json.loads(cedarpy.policies_to_json_str(bundle.policy))
+        except ValueError as e:
+            raise PolicyInvalid(f"{where}: `policy.cedar` doesn't parse: {_one_line(e)}.") from None
+        if parsed.get("templates") or parsed.get("templateLinks"):
+            raise PolicyInvalid(f"{where}: policy templates aren't supported; write each policy out.")
+        static: dict[str, Any] = {}
+        obligations: dict[str, tuple[Obligation, ...]] = {}
+        for name, policy in parsed["staticPolicies"].items():
+            notes: dict[str, str] = policy.get("annotations") or {}
+            key = notes.get("id")
+            if not key or key in static:
+                raise PolicyInvalid(f"{where}: each policy needs an `@id` of its own; `{key or name}` has none or shares it.")
+            static[key] = policy
+            obligations[key] = tuple(_obligation(where, key, o) for o in (notes.get("obligation") or "").split())
+        schema = cedarpy.Schema.from_json_str(schema_json)
+        result = cedarpy.validate_policies(bundle.policy, schema)
+        if not result.validation_passed:
+            raise PolicyInvalid(f"{where}: {_one_line(result.errors[0])}.")
+        return cls(cedarpy.PolicySet.from_json_str(json.dumps({**parsed, "staticPolicies": static})), schema, obligations)
+
+
+def _obligation(where: str, policy: str, text: str) -> Obligation:
+    kind, _, value = text.partition(":")
+    try:
+        obligation = Obligation.model_validate({"kind": kind, "value": value})
+    except ValidationError:
+        obligation = None
+    known = obligation and (value.isdigit() and int(value) > 0 if kind == "approval" else value == "strong")
+    if not obligation or not known:
+        raise PolicyInvalid(f"{where}: `{policy}` has the unknown obligation `{text}`; use `approval:N` or `route:strong`.")
+    return obligation
+
+
+@lru_cache(maxsize=64)
+def compile_policy(bundle: Bundle, schema_json: str) -> CompiledPolicy:
+    """`CompiledPolicy.parse`, once per bundle and schema."""
+    return CompiledPolicy.parse(bundle, schema_json)
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error in one line, without the input: it may be secret, and it may be huge."""
+    lines = error.errors(include_input=False, include_url=False, include_context=False)
+    text = "; ".join(f"`{'.'.join(map(str, e['loc'])) or '$'}` {e['msg']}" for e in lines[:5])
+    return text if len(lines) <= 5 else f"{text}; and {len(lines) - 5} more"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()).rstrip(".")

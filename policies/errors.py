@@ -1,0 +1,139 @@
+"""The whole tree of errors that Remit raises on purpose, each with a stable code. Nothing else lives here.
+
+RemitError
+├── InvalidInput            what a caller gave can't be used
+│   ├── UnknownAgent
+│   ├── AgentInvalid        an agent.toml that can't be used
+│   ├── PolicyInvalid       a bundle that doesn't parse, or doesn't validate against the tools
+│   ├── ToolInvalid         a tool that can't be registered
+│   ├── MissingKey          a model provider without its key
+│   ├── PriceUnknown        a model whose price nobody declared
+│   └── NotFound            a run, an approval or a person that doesn't exist
+├── Unavailable             a server or a worker can't be reached; nothing was lost
+├── ToolRefusal             given back to the model, which may try something else
+├── ApprovalRefused         a decision that counts for nothing
+├── UsageLimitExceeded      ends the run as `stopped` or `escalated`
+├── KillSwitchEngaged       an off switch covers this effect
+└── OutcomeIndeterminate    nobody can say whether a write happened; a human must look
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AgentInvalid",
+    "ApprovalRefused",
+    "InvalidInput",
+    "KillSwitchEngaged",
+    "MissingKey",
+    "NotFound",
+    "OutcomeIndeterminate",
+    "PolicyInvalid",
+    "PriceUnknown",
+    "RemitError",
+    "ToolInvalid",
+    "ToolRefusal",
+    "Unavailable",
+    "UnknownAgent",
+    "UsageLimitExceeded",
+]
+
+
+class RemitError(Exception):
+    """Base of every error that Remit raises on purpose.
+
+    Attributes:
+        code: stable identifier, safe to branch on.
+        message: one sentence: what was expected, and what to do next.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidInput(RemitError):
+    code = "invalid_input"
+
+
+class UnknownAgent(InvalidInput):
+    code = "unknown_agent"
+
+
+class AgentInvalid(InvalidInput):
+    code = "agent_invalid"
+
+
+class PolicyInvalid(InvalidInput):
+    code = "policy_invalid"
+
+
+class ToolInvalid(InvalidInput):
+    code = "tool_invalid"
+
+
+class MissingKey(InvalidInput):
+    code = "missing_key"
+
+
+class PriceUnknown(InvalidInput):
+    code = "price_unknown"
+
+
+class NotFound(InvalidInput):
+    code = "not_found"
+
+
+class Unavailable(RemitError):
+    code = "unavailable"
+
+
+class ToolRefusal(RemitError):
+    """A tool call that was not carried out, with a code that the model can act on.
+
+    Attributes:
+        reason: stable code of this refusal, for example `not_subject` or `not_refundable`.
+    """
+
+    code = "tool_refused"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ApprovalRefused(RemitError):
+    """A decision that doesn't count.
+
+    Attributes:
+        reason: stable code, for example `bad_signature` or `same_person`.
+    """
+
+    code = "approval_refused"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UsageLimitExceeded(RemitError):
+    """A limit of the run was reached.
+
+    Attributes:
+        limit: the limit's name in `limits.toml`, for example `tool_calls`.
+    """
+
+    code = "usage_limit_exceeded"
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class KillSwitchEngaged(RemitError):
+    code = "killed"
+
+
+class OutcomeIndeterminate(RemitError):
+    code = "outcome_indeterminate"

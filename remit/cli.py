@@ -1,0 +1,414 @@
+"""The `remit` command. Each command does one thing, says one sentence when it can't, and ends with its own exit code."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+
+from policies.approvals import Approval, decision_payload
+from policies.errors import InvalidInput, RemitError
+from remit import __version__, render
+from remit.client import Remit, RunRow
+from remit.connection import connect
+from remit.issuer import DevIssuer
+from remit.scripts import inputs_of, read_inputs_file, read_script
+from remit.settings import ROOT, Settings, load
+from tools.builtin import CATALOG
+from workflows.messages import RunSummary
+
+__all__ = ["app", "main"]
+
+T = TypeVar("T")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="AI agents as governed, durable work on Temporal: what an agent may do, and the proof of what it did.",
+)
+policy = typer.Typer(no_args_is_help=True, help="Policy bundles.")
+app.add_typer(policy, name="policy")
+
+Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Person = Annotated[str, typer.Option("--as", help="Who decides, for example `ana`; the dev issuer signs.", show_default=False)]
+ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
+
+
+def _do(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+async def _remit(settings: Settings) -> Remit:
+    return Remit(await connect(settings), settings.task_queue)
+
+
+# ---- engine -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def dev(
+    port: Annotated[int | None, typer.Option(help="Port of the Temporal server; a free one by default.")] = None,
+    ui_port: Annotated[int | None, typer.Option(help="Port of the Temporal UI; a free one by default.")] = None,
+) -> None:
+    """Run the embedded Temporal server, its UI and a worker until Ctrl-C; all is kept in `.remit/`."""
+    from remit import dev as engine
+
+    _do(engine.serve(load(), port=port, ui_port=ui_port))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up at the end, with commands to try.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Work through a queue of tickets with three agents and prove what happened. Scripted model, no key, no network."""
+    from remit.demo import play
+
+    raise typer.Exit(_do(play(load(), keep=keep, as_json=as_json)))
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    agent: Annotated[str, typer.Argument(help="The agent, as `remit agents` lists it.", show_default=False)],
+    inputs: Annotated[str | None, typer.Option(help='The inputs as JSON: \'{"ticket_id": "T-1001"}\'.')] = None,
+    inputs_file: Annotated[Path | None, typer.Option(help="A JSON Lines file, one run a line.")] = None,
+    run_id: Annotated[str | None, typer.Option("--id", help="The run's workflow id; a fresh one by default.")] = None,
+    requester: Annotated[str, typer.Option("--as", help="Who asks for the run; can't approve in it.")] = "",
+    script: Annotated[str | None, typer.Option(help="FILE#NAME: answer from a script instead of a model.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the run has closed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start runs of AGENT."""
+    if (inputs is None) == (inputs_file is None):
+        raise InvalidInput("Give the inputs with either `--inputs JSON` or `--inputs-file FILE.jsonl`.")
+    if run_id is not None and inputs_file is not None:
+        raise InvalidInput("`--id` names one run; leave it out with `--inputs-file`.")
+    todo = [inputs_of(inputs)] if inputs is not None else read_inputs_file(inputs_file or Path())
+    turns = read_script(script) if script else None
+    settings = load()
+    if requester and settings.env != "production":
+        requester = DevIssuer(settings.home, env=settings.env).resolve(requester).sub
+
+    async def work() -> list[dict[str, object]]:
+        remit = await _remit(settings)
+        started = [await remit.start(agent, i, run_id=run_id, requester=requester, script=turns) for i in todo]
+        found: list[dict[str, object]] = []
+        for handle in started:
+            summary = await remit.admitted(handle.id)
+            if wait:
+                result = await remit.result(handle.id)
+                found.append(result.model_dump(mode="json"))
+            else:
+                found.append({"run_id": summary.run_id, "workflow_id": handle.id, "agent": agent, "status": summary.status})
+        return found
+
+    rows = _do(work())
+    if as_json:
+        render.print_json(rows[0] if inputs is not None else rows)
+        return
+    out = render.console()
+    for row in rows:
+        outcome = row.get("outcome") or row.get("status")
+        by = f" by {row['stopped_by']}" if row.get("stopped_by") else ""
+        out.print(f"{row['workflow_id']}  {str(outcome).replace('_', ' ')}{by}", markup=False)
+        if row.get("summary"):
+            out.print(f"  {row['summary']}", markup=False)
+    if not wait:
+        out.print(f"Look at it with: remit show {rows[0]['workflow_id']}", markup=False)
+
+
+@app.command()
+def runs(
+    agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only those in this status, for example `escalated`.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+
+    async def work() -> list[RunRow]:
+        remit = await _remit(load())
+        clauses = [f"{name} = '{_quoted(value)}'" for name, value in (("RemitAgent", agent), ("RemitStatus", status)) if value]
+        return [row async for row in remit.list(" AND ".join(clauses), limit)]
+
+    rows = _do(work())
+    if as_json:
+        render.print_json([r.model_dump(mode="json") for r in rows])
+    elif rows:
+        render.console().print(render.runs(rows))
+    else:
+        print("No runs.")
+
+
+def _quoted(value: str) -> str:
+    if "'" in value or "\\" in value:
+        raise InvalidInput("Quotes and backslashes can't stand in a filter.")
+    return value
+
+
+@app.command()
+def show(run_id: Run, transcript: Annotated[bool, typer.Option(help="Every message too.")] = False, as_json: AsJson = False) -> None:
+    """Show one run: what it did, what was refused and why, who approved."""
+
+    async def work() -> tuple[RunSummary, list[str]]:
+        remit = await _remit(load())
+        summary = await remit.status(run_id)
+        return summary, await remit.transcript(run_id) if transcript else []
+
+    summary, messages = _do(work())
+    if as_json:
+        import json
+
+        extra = {"transcript": [json.loads(m) for m in messages]} if transcript else {}
+        render.print_json(summary.model_dump(mode="json") | extra)
+        return
+    out = render.console()
+    for part in render.show(summary):
+        out.print(part)
+    for message in messages:
+        out.print(message, markup=False)
+
+
+@app.command()
+def inbox(as_json: AsJson = False) -> None:
+    """List what waits for people, over all runs, and the decisions that were refused."""
+
+    async def work() -> list[tuple[RunSummary, Approval]]:
+        remit = await _remit(load())
+        found: list[tuple[RunSummary, Approval]] = []
+        async for row in remit.waiting():
+            summary = await remit.status(row.workflow_id)
+            found += [(summary, a) for a in summary.approvals if a.status == "pending"]
+        return found
+
+    found = _do(work())
+    if as_json:
+        render.print_json(
+            [
+                {"workflow_id": s.workflow_id, "run_id": s.run_id, "agent": s.agent, **a.model_dump(mode="json")}
+                | {"refused_total": s.refused_total}
+                for s, a in found
+            ]
+        )
+        return
+    if not found:
+        print("Nothing waits for approval.")
+        return
+    out = render.console()
+    out.print(render.approvals([(s.workflow_id, a) for s, a in found]))
+    for summary in {s.workflow_id: s for s, _ in found}.values():
+        if summary.refused_total:
+            last = summary.refused[-1].message
+            out.print(f"{summary.workflow_id}: {summary.refused_total} decisions or signals were refused; the last: {last}", markup=False)
+
+
+# ---- people -------------------------------------------------------------------------------------------------------
+
+
+async def _token(
+    settings: Settings, remit: Remit, run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str
+) -> tuple[str, str]:
+    """The id of the approval and the signed decision on it."""
+    issuer = DevIssuer(settings.home, env=settings.env)
+    issuer.resolve(who)
+    summary, approval = await remit.approval(run_id, approval_id)
+    if approval.status != "pending":
+        raise InvalidInput(f"Approval `{approval.request.approval_id}` is already {approval.status}.")
+    token = issuer.sign(who, request=approval.request, run_id=summary.run_id, decision=decision, reason=reason)
+    return approval.request.approval_id, token
+
+
+def _decide(run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str) -> None:
+    settings = load()
+
+    async def work() -> dict[str, object]:
+        remit = await _remit(settings)
+        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason)
+        return await remit.decide(run_id, name, token)
+
+    answer = _do(work())
+    approvers = answer.get("approvers")
+    have = len(approvers) if isinstance(approvers, list) else 0
+    status = str(answer["status"])
+    more = f"; {have} of {answer['required']} approvals" if status == "pending" else ""
+    print(f"{answer['approval_id']} is {status}{more}.")
+
+
+@app.command()
+def approve(
+    run_id: Run,
+    approval_id: ApprovalId = None,
+    who: Person = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Approve what a run waits for, as PERSON."""
+    _decide(run_id, approval_id, who, "approve", reason)
+
+
+@app.command()
+def reject(
+    run_id: Run,
+    approval_id: ApprovalId = None,
+    who: Person = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
+) -> None:
+    """Reject what a run waits for, as PERSON; the agent gets the reason."""
+    _decide(run_id, approval_id, who, "reject", reason)
+
+
+@app.command()
+def sign(
+    run_id: Run,
+    approval_id: Annotated[str, typer.Argument(help="Which approval.", show_default=False)],
+    who: Person = ...,  # type: ignore[assignment]
+    approved: Annotated[bool, typer.Option("--approve/--reject", help="The decision.", show_default=False)] = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Print a signed decision, to paste as signal or update `decide` into the Temporal UI or CLI."""
+    import json
+
+    settings = load()
+
+    async def work() -> dict[str, str]:
+        remit = await _remit(settings)
+        decision: Literal["approve", "reject"] = "approve" if approved else "reject"
+        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason))
+
+    print(json.dumps(_do(work())))
+
+
+@app.command()
+def kill(
+    run_id: Run,
+    reason: Annotated[str, typer.Option(help="Why.", show_default=False)] = ...,  # type: ignore[assignment]
+    who: Annotated[str, typer.Option("--as", help="Who says so.")] = "",
+) -> None:
+    """Stop a run for good. When this returns with 0, no write of the run can start any more."""
+    if not reason.strip():
+        raise InvalidInput("`--reason` is empty; say why the run is killed.")
+
+    async def work() -> int | None:
+        remit = await _remit(load())
+        return (await remit.kill(run_id, reason[:500], who)).acknowledged_at
+
+    print(f"{run_id} is killed; acknowledged {render.clock(_do(work()))}. No write of it can start any more.")
+
+
+# ---- what there is ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def agents(as_json: AsJson = False) -> None:
+    """List the agents: who they are, who answers for them, what they may use."""
+    from activities.library import Library
+
+    library = Library([ROOT], CATALOG)
+    found = [library.agent(name) for name in library.names()]
+    if as_json:
+        render.print_json([a.identity.model_dump(mode="json") | {"tools": list(a.tools), "policy": a.policy} for a in found])
+        return
+    render.console().print(
+        render.table(
+            "",
+            ("Agent", "Owner", "Mode", "Status", "Policy", "Tools"),
+            ((a.name, a.owner, a.mode, a.status, a.policy, ", ".join(a.tools)) for a in found),
+        )
+    )
+
+
+@app.command()
+def tools(as_json: AsJson = False) -> None:
+    """List the tools: what they touch, how risky they are, how a write is kept from happening twice."""
+    specs = list(CATALOG.specs.values())
+    if as_json:
+        render.print_json(
+            [
+                {
+                    "name": s.name,
+                    "version": s.version,
+                    "effect": s.effect,
+                    "risk": s.risk,
+                    "scope": s.scope,
+                    "resource": s.resource_type,
+                    "idempotency": s.idempotency,
+                    "description": s.description,
+                    "arguments": s.schema,
+                    "digest": s.digest,
+                }
+                for s in specs
+            ]
+        )
+        return
+    render.console().print(
+        render.table(
+            "",
+            ("Tool", "Effect", "Risk", "Scope", "Acts on", "Idempotency"),
+            ((s.id, s.effect, s.risk, s.scope, s.resource_type, s.idempotency or "") for s in specs),
+        )
+    )
+
+
+@policy.command("check")
+def policy_check(
+    folder: Annotated[Path | None, typer.Argument(help="A bundle's folder; by default all bundles and agents.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that policies parse, validate against the tools, and fit the agents."""
+    from activities.library import Library
+
+    library = Library([ROOT], CATALOG)
+    problems = library.problems() if folder is None else library.folder_problems(folder)
+    if as_json:
+        render.print_json({"ok": not problems, "problems": problems})
+    elif problems:
+        for problem in problems:
+            print(f"remit: {problem}", file=sys.stderr)
+    else:
+        print(f"{'All bundles and agents are' if folder is None else 'The bundle is'} in order.")
+    raise typer.Exit(1 if problems else 0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"remit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    del version
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    code = 1
+    try:
+        app()
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else 1 if e.code else 0
+    except RemitError as e:
+        print(f"remit: {e.message}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        code = 0
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        # The SDK's threads can abort a normal interpreter exit (sdk-python#300): a command would lie about its outcome.
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

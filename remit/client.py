@@ -1,0 +1,274 @@
+"""What people do to runs, over a Temporal client: start, look, decide, kill. Every method fails with one sentence."""
+
+import asyncio
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from pydantic import JsonValue
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from policies.approvals import Approval, decision_payload
+from policies.errors import ApprovalRefused, InvalidInput, NotFound, RemitError, Unavailable
+from policies.models import Frozen
+from workflows.messages import (
+    AGENT_RUN,
+    REMIT_AGENT,
+    REMIT_AWAITING_APPROVAL,
+    REMIT_COST_USD,
+    REMIT_STATUS,
+    KillState,
+    RunResult,
+    RunSummary,
+    ScriptTurn,
+    StartInput,
+    TranscriptPage,
+)
+
+__all__ = ["Remit", "RunFailed", "RunRow"]
+
+ANSWER_SECONDS = 10.0
+ANSWER = timedelta(seconds=ANSWER_SECONDS)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
+
+
+class RunFailed(RemitError):
+    """The run failed; the message is the run's own sentence."""
+
+    code = "run_failed"
+
+
+class RunRow(Frozen):
+    """One run as `remit runs` lists it. Times are Unix seconds."""
+
+    workflow_id: str
+    run_id: str
+    agent: str
+    status: str
+    awaiting_approval: bool
+    cost_usd: float | None
+    started_at: int
+    closed_at: int | None
+
+
+class Remit:
+    """Runs on one Temporal namespace."""
+
+    def __init__(self, client: Client, task_queue: str = "remit") -> None:
+        self.client = client
+        self._queue = task_queue
+
+    async def start(
+        self,
+        agent: str,
+        inputs: dict[str, JsonValue],
+        *,
+        run_id: str | None = None,
+        requester: str = "",
+        script: tuple[ScriptTurn, ...] | None = None,
+    ) -> WorkflowHandle[object, RunResult]:
+        """Start a run under the workflow id `run_id`, or a fresh one.
+
+        Raises:
+            InvalidInput: the id can't be used, or a run with it exists.
+        """
+        workflow_id = run_id or f"{agent[:80]}-{secrets.token_hex(5)}"
+        if not _ID.fullmatch(workflow_id):
+            raise InvalidInput("A run id takes 1 to 200 letters, digits and `. _ : / @ -`, and starts with a letter or digit.")
+        start = StartInput(agent=agent, inputs=inputs, requester=requester, script=script)
+        with _answers(workflow_id):
+            try:
+                return await self.client.start_workflow(
+                    AGENT_RUN,
+                    start.model_dump(mode="json", exclude_none=True, exclude_defaults=True) | {"agent": agent},
+                    id=workflow_id,
+                    task_queue=self._queue,
+                    result_type=RunResult,
+                    # A run that failed before it did anything may be started again under its id; no other may.
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                    static_summary=f"{agent[:60]} {json.dumps(inputs, sort_keys=True)[:120]}",
+                    request_eager_start=False,
+                )
+            except WorkflowAlreadyStartedError:
+                raise InvalidInput(f"A run `{workflow_id}` exists already; choose another `--id`, or leave it out.") from None
+
+    def handle(self, workflow_id: str) -> WorkflowHandle[object, RunResult]:
+        return self.client.get_workflow_handle(workflow_id, result_type=RunResult)
+
+    async def admitted(self, workflow_id: str) -> RunSummary:
+        """Wait until the run was admitted.
+
+        Raises:
+            RunFailed: it was refused; the message says why.
+            Unavailable: no worker took it up in time; the run waits for one, nothing is lost.
+        """
+        end = time.monotonic() + ANSWER_SECONDS
+        while True:
+            summary = await self.status(workflow_id)
+            if summary.status == "failed":
+                await self.result(workflow_id)
+            if summary.status != "admitted":
+                return summary
+            if time.monotonic() > end:
+                raise Unavailable(f"Run `{workflow_id}` is being admitted; look again with `remit show {workflow_id}`.")
+            await asyncio.sleep(0.05)
+
+    async def result(self, workflow_id: str) -> RunResult:
+        """Wait for the run's end.
+
+        Raises:
+            RunFailed: it failed, was terminated, or timed out.
+        """
+        with _answers(workflow_id):
+            try:
+                return await self.handle(workflow_id).result()
+            except WorkflowFailureError as e:
+                cause = e.cause
+                text = cause.message if isinstance(cause, ApplicationError) else str(cause or e)
+                raise RunFailed(text) from None
+
+    async def status(self, workflow_id: str) -> RunSummary:
+        """The run as its own query `status` shows it; an open run needs a worker for that."""
+        with _answers(workflow_id):
+            try:
+                return await self.handle(workflow_id).query("status", result_type=RunSummary, rpc_timeout=ANSWER)
+            except WorkflowQueryFailedError as e:
+                raise RunFailed(str(e)) from None
+
+    async def approvals(self, workflow_id: str) -> tuple[Approval, ...]:
+        return (await self.status(workflow_id)).approvals
+
+    async def transcript(self, workflow_id: str) -> list[str]:
+        """Every message of the run, as JSON text."""
+        texts: list[str] = []
+        with _answers(workflow_id):
+            while True:
+                page = await self.handle(workflow_id).query(
+                    "transcript", len(texts), result_type=TranscriptPage, rpc_timeout=ANSWER
+                )
+                texts += page.messages
+                if len(texts) >= page.total or not page.messages:
+                    return texts
+
+    async def approval(self, workflow_id: str, approval_id: str | None) -> tuple[RunSummary, Approval]:
+        """The approval called `approval_id`, or the only pending one.
+
+        Raises:
+            NotFound: it doesn't exist, nothing is pending, or several are and none was named.
+        """
+        summary = await self.status(workflow_id)
+        if approval_id is not None:
+            for approval in summary.approvals:
+                if approval.request.approval_id == approval_id:
+                    return summary, approval
+            known = ", ".join(a.request.approval_id for a in summary.approvals) or "none"
+            raise NotFound(f"Run `{workflow_id}` has no approval `{approval_id}`; it has: {known}.")
+        pending = [a for a in summary.approvals if a.status == "pending"]
+        if not pending:
+            raise NotFound(f"Nothing waits for approval in run `{workflow_id}`; its status is {summary.status}.")
+        if len(pending) > 1:
+            names = ", ".join(a.request.approval_id for a in pending)
+            raise NotFound(f"Several approvals wait in run `{workflow_id}`; name one: {names}.")
+        return summary, pending[0]
+
+    async def decide(self, workflow_id: str, approval_id: str, token: str) -> dict[str, object]:
+        """Send a signed decision by update, and say what became of the approval.
+
+        Raises:
+            ApprovalRefused: it doesn't count; nothing changed.
+        """
+        with _answers(workflow_id):
+            try:
+                return await self.handle(workflow_id).execute_update(
+                    "decide", decision_payload(approval_id, token), result_type=dict[str, object], rpc_timeout=ANSWER
+                )
+            except WorkflowUpdateFailedError as e:
+                cause = e.cause
+                reason = cause.type if isinstance(cause, ApplicationError) and cause.type else "refused"
+                raise ApprovalRefused(reason, getattr(cause, "message", str(cause))) from None
+
+    async def kill(self, workflow_id: str, reason: str, by: str = "") -> KillState:
+        """Kill the run and wait for the acknowledgement: from then on, no write of it can start.
+
+        Raises:
+            InvalidInput: the run is closed already.
+            Unavailable: no worker acknowledged in time; the signal stays and works as soon as one is back.
+        """
+        before = await self.describe(workflow_id)
+        if before.status != WorkflowExecutionStatus.RUNNING:
+            name = before.status.name.lower() if before.status else "closed"
+            raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
+        handle = self.handle(workflow_id)
+        with _answers(workflow_id):
+            await handle.signal("kill", {"reason": reason, "by": by})
+            end = time.monotonic() + ANSWER_SECONDS
+            while time.monotonic() < end:
+                state = await handle.query("kill_switch", result_type=KillState, rpc_timeout=ANSWER)
+                if state.acknowledged_at is not None:
+                    return state
+                if not state.engaged and (await self.describe(workflow_id)).status != WorkflowExecutionStatus.RUNNING:
+                    raise InvalidInput(f"Run `{workflow_id}` ended by itself before the kill arrived.")
+                await asyncio.sleep(0.02)
+        raise Unavailable(f"The kill of `{workflow_id}` was sent but isn't acknowledged yet; see `remit show {workflow_id}`.")
+
+    async def describe(self, workflow_id: str) -> WorkflowExecution:
+        with _answers(workflow_id):
+            return await self.handle(workflow_id).describe()
+
+    async def list(self, query: str = "", limit: int = 200) -> AsyncGenerator[RunRow]:
+        """Runs, newest first. `query` is added to Temporal's visibility query."""
+        wanted = f"WorkflowType = '{AGENT_RUN}'" + (f" AND {query}" if query else "")
+        with _answers(""):
+            async for found in self.client.list_workflows(wanted, limit=limit):
+                attributes = found.typed_search_attributes
+                temporal = found.status.name.lower() if found.status else "unknown"
+                status = attributes.get(REMIT_STATUS)
+                if status is None or (temporal not in ("running", "completed") and status not in ("failed", "killed")):
+                    status = "admitted" if temporal == "running" else temporal
+                yield RunRow(
+                    workflow_id=found.id,
+                    run_id=found.run_id,
+                    agent=attributes.get(REMIT_AGENT) or "",
+                    status=status,
+                    awaiting_approval=bool(attributes.get(REMIT_AWAITING_APPROVAL)) and temporal == "running",
+                    cost_usd=attributes.get(REMIT_COST_USD),
+                    started_at=int(found.start_time.timestamp()),
+                    closed_at=int(found.close_time.timestamp()) if found.close_time else None,
+                )
+
+    async def waiting(self) -> AsyncGenerator[RunRow]:
+        """Open runs that wait for people."""
+        async for row in self.list(f"{REMIT_AWAITING_APPROVAL.name} = true AND ExecutionStatus = 'Running'"):
+            yield row
+
+
+@contextmanager
+def _answers(workflow_id: str) -> Generator[None]:
+    """Turn what the server says into one sentence."""
+    try:
+        yield
+    except RPCError as e:
+        if e.status == RPCStatusCode.NOT_FOUND:
+            raise NotFound(f"There is no run `{workflow_id}`; `remit runs` lists them.") from None
+        if e.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION):
+            raise Unavailable(
+                f"No worker answers for run `{workflow_id}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
+            ) from None
+        if e.status == RPCStatusCode.UNAVAILABLE:
+            raise Unavailable("The Temporal server doesn't answer; nothing is lost. Try again once it is back.") from None
+        raise Unavailable(f"The Temporal server refused: {' '.join(e.message.split())[:300]}") from None

@@ -1,0 +1,87 @@
+"""`remit dev`: the embedded engine in the foreground, kept in `.remit/`."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+
+from policies.errors import InvalidInput
+from remit.connection import dev_state
+from remit.embedded import TemporalServer, WorkerProcess
+from remit.issuer import DevIssuer
+from remit.settings import ROOT, Settings
+from tools.connectors import sandbox
+
+__all__ = ["prepare", "serve"]
+
+
+def prepare(settings: Settings) -> None:
+    """Make the embedded parts' files: people with keys, and the sandbox business of the demo."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    DevIssuer(settings.home, env=settings.env).ensure()
+    if not settings.business_path.exists():
+        sandbox.create(settings.business_path, json.loads((ROOT / "demo" / "business.json").read_text()))
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+async def serve(settings: Settings, *, port: int | None, ui_port: int | None) -> None:
+    """Run until SIGINT or SIGTERM; a worker that dies is started again.
+
+    Raises:
+        InvalidInput: another `remit dev` runs in the same folder.
+    """
+    if _alive(dev_state(settings).get("pid", "")):
+        raise InvalidInput(f"`remit dev` runs already in `{settings.home}`, at {dev_state(settings).get('address')}.")
+    prepare(settings)
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    state = settings.home / "dev.json"
+    server = TemporalServer(settings.home, port=port, ui_port=ui_port)
+    worker: WorkerProcess | None = None
+    try:
+        await server.ready()
+        worker = WorkerProcess(settings.home, server.address)
+        state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
+        _welcome(settings.home, server)
+        while not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), 1)
+            except TimeoutError:
+                if not server.running:
+                    raise InvalidInput(f"The Temporal server ended: {server.last_words()}") from None
+                if not worker.running:
+                    print(f"The worker ended ({worker.last_words()}); starting another.", flush=True)
+                    worker = WorkerProcess(settings.home, server.address)
+    finally:
+        state.unlink(missing_ok=True)
+        if worker:
+            worker.stop()
+        server.stop()
+
+
+def _welcome(home: Path, server: TemporalServer) -> None:
+    print(
+        f"""Remit is up; everything is kept in {home}.
+  Temporal server   {server.address}
+  Temporal UI       {server.ui}
+  Worker log        {home / "worker.log"}
+
+The dev issuer signs as anybody (ana, bo, cleo, sam): for a laptop only.
+In another terminal, from this folder:
+
+  remit agents
+  remit run billing-resolution --inputs '{{"ticket_id": "T-1002"}}' --script demo/scripts.json#one_approval
+  remit inbox
+
+Ctrl-C stops everything; nothing is lost.""",
+        flush=True,
+    )

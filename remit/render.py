@@ -1,0 +1,156 @@
+"""Runs, approvals, agents and tools as tables for a terminal. Nothing is fetched or decided here."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from policies.approvals import Approval
+from remit.client import RunRow
+from workflows.messages import RunSummary
+from workflows.view import money, usd
+
+__all__ = ["STATUS_STYLE", "approvals", "clock", "console", "print_json", "runs", "show", "table"]
+
+STATUS_STYLE = {
+    "completed": "green",
+    "running": "cyan",
+    "admitted": "cyan",
+    "waiting_for_approval": "yellow",
+    "escalated": "magenta",
+    "stopped": "yellow",
+    "killed": "red",
+    "failed": "red",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout, and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
+
+
+def clock(seconds: int | None) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if seconds else ""
+
+
+def status(name: str) -> str:
+    style = STATUS_STYLE.get(name, "white")
+    return f"[{style}]{escape(name.replace('_', ' '))}[/]"
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A plain table; cells may hold rich markup, so escape what others wrote."""
+    found = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        found.add_column(column, overflow="fold")
+    for row in rows:
+        found.add_row(*row)
+    return found
+
+
+def runs(rows: Sequence[RunRow]) -> Table:
+    return table(
+        "",
+        ("Run", "Agent", "Status", "Cost", "Started", "Closed"),
+        (
+            (
+                escape(r.workflow_id),
+                escape(r.agent),
+                status(r.status),
+                "" if r.cost_usd is None else f"${r.cost_usd:.4f}",
+                clock(r.started_at),
+                clock(r.closed_at),
+            )
+            for r in rows
+        ),
+    )
+
+
+def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
+    return table(
+        "",
+        ("Run", "Approval", "Action", "On", "Amount", "Needs", "Have", "Expires"),
+        (
+            (
+                escape(workflow_id),
+                a.request.approval_id,
+                escape(a.request.tool),
+                escape(str(a.request.resource)),
+                money(a.request.amount) if a.request.amount else "",
+                f"{a.request.required} of {escape('/'.join(a.request.roles))}",
+                escape(", ".join(a.approvers) or "nobody"),
+                clock(a.request.expires_at),
+            )
+            for workflow_id, a in found
+        ),
+    )
+
+
+def show(run: RunSummary) -> list[object]:
+    """One run, for people: what it is, what it did, who allowed it."""
+    usage, limits = run.usage, run.limits
+    facts = [
+        ("Status", status(run.status) + (f" by `{escape(run.stopped_by)}`" if run.stopped_by else "")),
+        ("Summary", escape(run.summary)),
+        ("Agent", f"{escape(run.agent)}, mode {run.mode or 'not admitted'}"),
+        ("For", escape(run.subject or "no subject")),
+        ("Asked by", escape(run.requester or "unknown")),
+        ("Policy", escape(run.policy_version)),
+        ("Release", run.release[:19]),
+        ("Model", escape(run.model) + (" (scripted: answers and cost are simulated)" if run.simulated else "")),
+        (
+            "Used",
+            f"{usage.tool_calls}/{limits.tool_calls} tool calls, {usage.model_calls}/{limits.model_calls} model calls, "
+            f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}",
+        ),
+    ]
+    if run.kill.engaged:
+        state = f"acknowledged {clock(run.kill.acknowledged_at)}" if run.kill.acknowledged_at else "not acknowledged yet"
+        facts.append(("Kill switch", f"[red]on[/], {state}: {escape(run.kill.reason)}"))
+    parts: list[object] = [f"[bold]{escape(run.workflow_id)}[/]", table("", ("", ""), facts)]
+    if run.calls:
+        parts.append(
+            table(
+                "\nTool calls",
+                ("Step", "Tool", "On", "Amount", "Outcome", "Policies"),
+                (
+                    (
+                        str(c.step),
+                        escape(c.tool),
+                        escape(c.resource),
+                        money(c.amount) if c.amount else "",
+                        escape(f"{c.status} {c.reason}".strip()),
+                        ", ".join(c.policy_ids),
+                    )
+                    for c in run.calls
+                ),
+            )
+        )
+    if run.approvals:
+        parts.append(
+            table(
+                "\nApprovals",
+                ("Approval", "Action", "Amount", "Status", "Decisions"),
+                (
+                    (
+                        a.request.approval_id,
+                        escape(f"{a.request.tool} {a.request.resource}"),
+                        money(a.request.amount) if a.request.amount else "",
+                        f"{a.status} ({len(a.approvers)} of {a.request.required})",
+                        escape("; ".join(f"{d.sub}: {d.decision} {d.reason}".strip() for d in a.decisions)),
+                    )
+                    for a in run.approvals
+                ),
+            )
+        )
+    if run.refused_total:
+        last = run.refused[-1]
+        parts.append(f"\n[red]{run.refused_total} signals or updates were refused[/]; `{escape(last.name)}`: {escape(last.message)}")
+    return parts

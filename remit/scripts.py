@@ -1,0 +1,65 @@
+"""Reading what people put into files: inputs and scripts. Each failure is one sentence that names the file."""
+
+import json
+from pathlib import Path
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from policies.bundle import explain
+from policies.errors import InvalidInput
+from workflows.messages import ScriptTurn
+
+__all__ = ["inputs_of", "read_inputs_file", "read_script"]
+
+_SCRIPTS: TypeAdapter[dict[str, tuple[ScriptTurn, ...]]] = TypeAdapter(dict[str, tuple[ScriptTurn, ...]])
+_INPUTS: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
+
+
+def inputs_of(text: str, where: str = "`--inputs`") -> dict[str, JsonValue]:
+    """The inputs in JSON text.
+
+    Raises:
+        InvalidInput: it isn't one JSON object.
+    """
+    try:
+        return _INPUTS.validate_python(json.loads(text))
+    except (ValueError, RecursionError):
+        raise InvalidInput(f'{where} must be one JSON object, for example `{{"ticket_id": "T-1001"}}`.') from None
+
+
+def read_inputs_file(path: Path) -> list[dict[str, JsonValue]]:
+    """The inputs in a JSON Lines file, one run a line; blank lines are passed over.
+
+    Raises:
+        InvalidInput: it can't be read, is empty, or a line isn't a JSON object.
+    """
+    lines = _read(path).splitlines()
+    found = [inputs_of(line, f"`{path}`, line {n}:") for n, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise InvalidInput(f"`{path}` holds no inputs; put one JSON object on each line.")
+    return found
+
+
+def read_script(reference: str) -> tuple[ScriptTurn, ...]:
+    """The turns that `FILE#NAME` names.
+
+    Raises:
+        InvalidInput: the file can't be read, isn't of the right form, or has no such script.
+    """
+    file, _, name = reference.rpartition("#")
+    if not file or not name:
+        raise InvalidInput("`--script` takes `FILE#NAME`: a JSON file, and the name of a script in it.")
+    try:
+        scripts = _SCRIPTS.validate_json(_read(Path(file)))
+    except ValidationError as e:
+        raise InvalidInput(f"`{file}` isn't a file of scripts: {explain(e)}.") from None
+    if name not in scripts:
+        raise InvalidInput(f"`{file}` has no script `{name}`; it has: {', '.join(sorted(scripts)) or 'none'}.")
+    return scripts[name]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InvalidInput(f"`{path}` can't be read: {getattr(e, 'strerror', None) or 'it is not text'}.") from None

@@ -1,0 +1,85 @@
+"""Settings from the environment, read once at each entry point. Secrets stay `SecretStr` until they are used."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from policies.bundle import explain
+from policies.errors import InvalidInput
+from policies.routing import Price
+
+__all__ = ["ROOT", "Settings", "load"]
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds the built-in `agents/` and `policies/`."""
+
+
+class Settings(BaseSettings):
+    """What an operator can set.
+
+    Attributes:
+        home: where the embedded parts keep their files.
+        ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
+        business: the sandbox business's SQLite file; by default `business.db` in `home`.
+        provider: `openai` or `anthropic`; by default the one whose key is set.
+        price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="REMIT_", extra="ignore", populate_by_name=True)
+
+    home: Path = Path(".remit")
+    env: Literal["dev", "production"] = "dev"
+    task_queue: str = "remit"
+    ledger_url: str = ""
+    business: Path | None = None
+    provider: Literal["", "openai", "anthropic"] = ""
+    model: str = ""
+    model_strong: str = ""
+    price_input_per_mtok: int | None = Field(default=None, ge=0)
+    price_output_per_mtok: int | None = Field(default=None, ge=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    shutdown_seconds: int = Field(default=30, ge=1)
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
+    anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    @property
+    def ledger(self) -> str:
+        return self.ledger_url or f"sqlite:///{(self.home / 'ledger.db').absolute()}"
+
+    @property
+    def business_path(self) -> Path:
+        return self.business or self.home / "business.db"
+
+    @property
+    def model_provider(self) -> str:
+        """The provider to use, or nothing when there is no key. A compatible server on a base URL may need none."""
+        if self.provider:
+            return self.provider
+        if self.openai_api_key or self.openai_base_url:
+            return "openai"
+        if self.anthropic_api_key or self.anthropic_base_url:
+            return "anthropic"
+        return ""
+
+    @property
+    def declared_price(self) -> Price | None:
+        if self.price_input_per_mtok is None or self.price_output_per_mtok is None:
+            return None
+        return Price(input_per_mtok=self.price_input_per_mtok, output_per_mtok=self.price_output_per_mtok)
+
+
+def load() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        InvalidInput: a variable has a value that can't be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as e:
+        raise InvalidInput(f"A setting can't be used: {explain(e)}.") from None

@@ -1,0 +1,99 @@
+"""What is particular to Chat Completions."""
+
+from collections.abc import Callable
+
+from activities.providers.base import ModelRequest
+from tests.wire.server import WEATHER, CannedServer, Provider, ask
+from workflows.messages import AssistantMessage, TokenUsage, ToolMessage, ToolRequest, UserMessage
+
+Connect = Callable[..., Provider]
+
+
+def answer(message: dict[str, object], usage: dict[str, object] | None = None) -> dict[str, object]:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None, **message}}
+    return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+
+async def test_the_body_has_one_wire_message_per_message(server: CannedServer, connect: Connect) -> None:
+    """System prompt, tools and the whole transcript are sent in the form that compatible servers know."""
+    server.answer(answer({"content": "ok"}))
+    call = ToolRequest(id="call_a", name="weather", arguments='{"city": "Oslo"}')
+    transcript = (
+        UserMessage(text="hi"),
+        AssistantMessage(tool_calls=(call,)),
+        ToolMessage(call_id="call_a", name="weather", content='{"sky":"sun"}'),
+        AssistantMessage(text="Sun."),
+        UserMessage(text="thanks"),
+    )
+    await connect("openai", server.url).complete(ask("m", *transcript))
+    function = {"name": "weather", "arguments": '{"city": "Oslo"}'}
+    assert server.sent == {
+        "model": "m",
+        "max_tokens": 4096,
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "weather",
+                    "description": "The weather of a city.",
+                    "parameters": WEATHER.parameters,
+                },
+            }
+        ],
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "call_a", "type": "function", "function": function}]},
+            {"role": "tool", "tool_call_id": "call_a", "content": '{"sky":"sun"}'},
+            {"role": "assistant", "content": "Sun."},
+            {"role": "user", "content": "thanks"},
+        ],
+    }
+
+
+async def test_empty_parts_are_left_out(server: CannedServer, connect: Connect) -> None:
+    """A request without tools or system prompt sends neither, for servers refuse an empty list."""
+    server.answer(answer({"content": "ok"}))
+    request = ModelRequest(model="m", system="", tools=(), messages=(UserMessage(text="hi"),))
+    await connect("openai", server.url).complete(request)
+    assert server.sent == {"model": "m", "max_tokens": 4096, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_cached_tokens_are_counted(server: CannedServer, connect: Connect) -> None:
+    """Cached input tokens are part of the input tokens, and reported beside them."""
+    usage = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105, "prompt_tokens_details": {"cached_tokens": 64}}
+    server.answer(answer({"content": "ok"}, usage))
+    completion = await connect("openai", server.url).complete(ask("m"))
+    assert completion.usage == TokenUsage(input_tokens=100, output_tokens=5, cached_input_tokens=64)
+
+
+async def test_missing_usage_is_estimated(server: CannedServer, connect: Connect) -> None:
+    """A server that reports no usage isn't free: a quarter of the characters is charged."""
+    server.answer(answer({"content": "12345678"}))
+    completion = await connect("openai", server.url).complete(ask("m"))
+    assert completion.usage == TokenUsage(input_tokens=-(-len(server.bodies[0]) // 4), output_tokens=2)
+
+
+async def test_calls_without_an_id_of_their_own_are_given_one(server: CannedServer, connect: Connect) -> None:
+    """Missing and repeated call ids are replaced by ids that a retry would choose again."""
+    function = {"name": "weather", "arguments": ""}
+    calls = [
+        {"id": "same", "type": "function", "function": function},
+        {"id": "same", "type": "function", "function": function},
+        {"id": None, "function": function},
+    ]
+    server.answer(answer({"tool_calls": calls}))
+    transcript = (UserMessage(text="hi"), AssistantMessage(text="yes?"), UserMessage(text="go"))
+    completion = await connect("openai", server.url).complete(ask("m", *transcript))
+    assert [(call.id, call.arguments) for call in completion.message.tool_calls] == [
+        ("same", "{}"),
+        ("call_1_1", "{}"),
+        ("call_1_2", "{}"),
+    ]
+
+
+async def test_a_refusal_is_the_answers_text(server: CannedServer, connect: Connect) -> None:
+    """What the model refuses with is kept as text."""
+    server.answer(answer({"refusal": "I can't help with that."}))
+    completion = await connect("openai", server.url).complete(ask("m"))
+    assert completion.message == AssistantMessage(text="I can't help with that.")

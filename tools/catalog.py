@@ -1,0 +1,136 @@
+"""All tools that a worker knows, their digest, and the Cedar schema that policies are checked against. Pure."""
+
+import enum
+import json
+import types
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from policies.authorize import NAMESPACE
+from policies.canonical import digest
+from policies.errors import ToolInvalid, ToolRefusal
+from policies.models import ResourceFacts, RunFacts
+from tools.spec import ToolSpec, spec_of
+
+__all__ = ["Catalog"]
+
+
+class Catalog:
+    """An immutable set of tools by name."""
+
+    def __init__(self, specs: Iterable[ToolSpec]) -> None:
+        """Raises:
+        ToolInvalid: two tools share a name, or one's arguments have no Cedar type.
+        """
+        self.specs: dict[str, ToolSpec] = {}
+        for spec in sorted(specs, key=lambda s: s.name):
+            if spec.name in self.specs:
+                raise ToolInvalid(f"Two tools are called `{spec.name}`; rename one.")
+            self.specs[spec.name] = spec
+        _ = self.cedar_schema
+
+    @classmethod
+    def of(cls, *modules: types.ModuleType) -> "Catalog":
+        """The tools that `modules` define (not those that they import)."""
+        found = [
+            spec
+            for module in modules
+            for value in vars(module).values()
+            if (spec := spec_of(value)) and getattr(value, "__module__", "") == module.__name__
+        ]
+        return cls(found)
+
+    def __add__(self, other: "Catalog") -> "Catalog":
+        return Catalog([*self.specs.values(), *other.specs.values()])
+
+    def get(self, name: str) -> ToolSpec:
+        """The tool called `name`.
+
+        Raises:
+            ToolRefusal: `unknown_tool`.
+        """
+        if spec := self.specs.get(name):
+            return spec
+        raise ToolRefusal("unknown_tool", f"There is no tool `{name[:80]}`; use one of those offered.")
+
+    @cached_property
+    def digest(self) -> str:
+        return digest({name: spec.digest for name, spec in self.specs.items()})
+
+    @cached_property
+    def cedar_schema(self) -> str:
+        """JSON of the Cedar schema: an action for each tool, grouped in `read` and `write`.
+
+        Raises:
+            ToolInvalid: an argument's type has no Cedar counterpart.
+        """
+        resources: dict[str, object] = {spec.resource_type: {} for spec in self.specs.values()}
+        actions: dict[str, object] = {"read": {}, "write": {}}
+        for spec in self.specs.values():
+            try:
+                context: dict[str, object] = {"args": _record(spec.arguments), "run": _record(RunFacts)}
+            except TypeError as e:
+                raise ToolInvalid(f"Tool `{spec.name}`: {e}; use strings, integers, booleans, literals, lists or models.") from None
+            if spec.effect == "write":
+                context["resource"] = _record(ResourceFacts)
+            actions[spec.name] = {
+                "memberOf": [{"id": spec.effect}],
+                "appliesTo": {
+                    "principalTypes": ["Agent"],
+                    "resourceTypes": [spec.resource_type],
+                    "context": _attributes(context),
+                },
+            }
+        agent = _attributes(
+            {
+                "mode": {"type": "String"},
+                "status": {"type": "String"},
+                "assurance": {"type": "Long"},
+                "scopes": {"type": "Set", "element": {"type": "String"}},
+            }
+        )
+        entities: dict[str, object] = {"Role": {}, "Agent": {"memberOfTypes": ["Role"], "shape": agent}, **resources}
+        return json.dumps({NAMESPACE: {"entityTypes": entities, "actions": actions}}, sort_keys=True)
+
+
+def _attributes(attributes: dict[str, Any]) -> dict[str, object]:
+    return {"type": "Record", "attributes": attributes}
+
+
+def _cedar_type(annotation: Any) -> dict[str, object]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _cedar_type(args[0])
+    if origin is Literal:
+        if all(isinstance(a, str) for a in args):
+            return {"type": "String"}
+        if all(isinstance(a, int) and not isinstance(a, bool) for a in args):
+            return {"type": "Long"}
+    if origin in (set, list, frozenset) or (origin is tuple and args[-1] is ...):
+        return {"type": "Set", "element": _cedar_type(args[0])}
+    if annotation is bool:
+        return {"type": "Boolean"}
+    if annotation is int:
+        return {"type": "Long"}
+    if annotation is str or (isinstance(annotation, type) and issubclass(annotation, enum.StrEnum)):
+        return {"type": "String"}
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _record(annotation)
+    raise TypeError(f"`{getattr(annotation, '__name__', annotation)}` has no Cedar type")
+
+
+def _record(model: type[BaseModel]) -> dict[str, object]:
+    attributes: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        annotation: Any = info.annotation
+        optional = False
+        if get_origin(annotation) in (Union, types.UnionType):
+            rest = [a for a in get_args(annotation) if a is not type(None)]
+            if len(rest) != 1 or len(get_args(annotation)) != 2:
+                raise TypeError(f"`{name}` is a union, which has no Cedar type")
+            annotation, optional = rest[0], True
+        attributes[name] = {**_cedar_type(annotation), "required": not optional}
+    return _attributes(attributes)

@@ -1,0 +1,229 @@
+"""What a tool declares, and the `@tool` decorator that checks it. No tool and no connector lives here."""
+
+import inspect
+from abc import ABC
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from policies.bundle import explain
+from policies.canonical import digest
+from policies.errors import ToolInvalid, ToolRefusal
+from policies.models import Effect, Idempotency, Money, ResourceFacts, ResourceRef, Risk
+
+__all__ = ["Arguments", "Connector", "Result", "ToolContext", "ToolSpec", "spec_of", "tool"]
+
+
+class Arguments(BaseModel):
+    """Base of a tool's arguments: strict types, no unknown field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_strip_whitespace=False)
+
+
+class Result(BaseModel):
+    """Base of what a tool returns to the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Connector(ABC):  # noqa: B024  (a marker: each tool module derives the operations that it needs)
+    """Base of a port to a vendor. Its implementations live in `tools/connectors` or in an app."""
+
+
+C = TypeVar("C", bound=Connector)
+A = TypeVar("A", bound=Arguments)
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class ToolContext:
+    """What a tool may use while it runs.
+
+    Attributes:
+        subject: whom the run is for, for example `Customer:cus_7`.
+        idempotency_key: the key under which a write may happen once; empty for reads.
+        corpus: the agent's knowledge corpus and version, for example `support-kb-v1`.
+    """
+
+    subject: str
+    connectors: Mapping[type[Connector], Connector]
+    idempotency_key: str = ""
+    corpus: str = ""
+
+    def use(self, port: type[C]) -> C:
+        """The connector that implements `port`.
+
+        Raises:
+            ToolInvalid: none is configured.
+        """
+        for declared, connector in self.connectors.items():
+            if declared is port:
+                return cast(C, connector)
+        raise ToolInvalid(f"No connector for `{port.__name__}` is configured on this worker.")
+
+
+@dataclass(frozen=True)
+class ToolSpec:
+    """One operation that an agent can be given. Built by `@tool`, never by hand.
+
+    Attributes:
+        scope: what an agent's `scopes` must contain, for example `billing:refund`.
+        idempotency: how the write is kept from happening twice; None for reads.
+        fast: a read that takes milliseconds and may run as a local activity.
+        untrusted: its result carries text from outside, which taints the run.
+        facts: asks the connector about the resource (owner, status, what is available).
+        rules: business rules over arguments and facts; raises `ToolRefusal`.
+    """
+
+    name: str
+    version: str
+    effect: Effect
+    risk: Risk
+    scope: str
+    description: str
+    arguments: type[Arguments]
+    result: type[Result]
+    run: Callable[[Any, ToolContext], Awaitable[Result]] = field(repr=False)
+    resource: Callable[[Any], ResourceRef] = field(repr=False)
+    resource_type: str
+    amount: Callable[[Any], Money] | None = field(repr=False)
+    idempotency: Idempotency | None
+    fast: bool
+    untrusted: bool
+    facts: Callable[[Any, ToolContext], Awaitable[ResourceFacts]] | None = field(repr=False)
+    rules: Callable[[Any, ResourceFacts], None] | None = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def schema(self) -> dict[str, object]:
+        """JSON Schema of the arguments, as models see it."""
+        return self.arguments.model_json_schema()
+
+    @property
+    def digest(self) -> str:
+        """Changes when anything that a model, a policy or a reviewer relies on changes."""
+        return digest(
+            {
+                "id": self.id,
+                "effect": self.effect,
+                "risk": self.risk,
+                "scope": self.scope,
+                "description": self.description,
+                "arguments": self.schema,
+                "resource_type": self.resource_type,
+                "idempotency": self.idempotency or "",
+                "amount": self.amount is not None,
+                "untrusted": self.untrusted,
+            }
+        )
+
+    def parse(self, arguments: str) -> Arguments:
+        """The typed arguments in the JSON text that a model gave.
+
+        Raises:
+            ToolRefusal: `validation_failed`, saying which field and why.
+        """
+        try:
+            return self.arguments.model_validate_json(arguments)
+        except ValidationError as e:
+            raise ToolRefusal("validation_failed", f"`{self.name}`: {explain(e)}") from None
+
+
+_ATTRIBUTE = "__remit_tool__"
+
+
+def spec_of(function: object) -> ToolSpec | None:
+    """The spec that `@tool` attached to `function`, or None."""
+    spec = getattr(function, _ATTRIBUTE, None)
+    return spec if isinstance(spec, ToolSpec) else None
+
+
+def tool(
+    *,
+    effect: Effect,
+    risk: Risk,
+    scope: str,
+    resource: tuple[str, Callable[[A], str]],
+    version: str = "1",
+    idempotency: Idempotency | None = None,
+    amount: Callable[[A], Money] | None = None,
+    facts: Callable[[A, ToolContext], Awaitable[ResourceFacts]] | None = None,
+    rules: Callable[[A, ResourceFacts], None] | None = None,
+    fast: bool = False,
+    untrusted: bool = False,
+) -> Callable[[Callable[[A, ToolContext], Awaitable[R]]], Callable[[A, ToolContext], Awaitable[R]]]:
+    """Make an async function `(args, context) -> Result` a tool. Its docstring is what the model reads.
+
+    Args:
+        resource: the type of what the tool acts on, and how its id is read from the arguments.
+
+    Raises:
+        ToolInvalid: the signature has no schema, or a write has no idempotency strategy.
+    """
+
+    def attach(function: Callable[[A, ToolContext], Awaitable[R]]) -> Callable[[A, ToolContext], Awaitable[R]]:
+        name = function.__name__
+        arguments, result = _signature(function)
+        if effect == "write" and idempotency is None:
+            raise ToolInvalid(f"Tool `{name}` writes but declares no `idempotency`; use `native_key` or `at_most_once`.")
+        if effect == "write" and facts is None:
+            raise ToolInvalid(f"Tool `{name}` writes but declares no `facts`; say how to learn who owns its resource.")
+        if effect == "write" and fast:
+            raise ToolInvalid(f"Tool `{name}` writes, so it can't be `fast`: writes never run as local activities.")
+        if effect == "read" and idempotency is not None:
+            raise ToolInvalid(f"Tool `{name}` reads, so it needs no `idempotency`; remove it.")
+        if not function.__doc__:
+            raise ToolInvalid(f"Tool `{name}` has no docstring; say in it what the tool does and when to use it.")
+        resource_type, resource_id = resource
+        spec = ToolSpec(
+            name=name,
+            version=version,
+            effect=effect,
+            risk=risk,
+            scope=scope,
+            description=inspect.cleandoc(function.__doc__),
+            arguments=arguments,
+            result=result,
+            run=cast(Callable[[Any, ToolContext], Awaitable[Result]], function),
+            resource=lambda args: ResourceRef(type=resource_type, id=resource_id(args)),
+            resource_type=resource_type,
+            amount=amount,
+            idempotency=idempotency,
+            fast=fast,
+            untrusted=untrusted,
+            facts=facts,
+            rules=rules,
+        )
+        setattr(function, _ATTRIBUTE, spec)
+        return function
+
+    return attach
+
+
+def _signature(function: Callable[..., object]) -> tuple[type[Arguments], type[Result]]:
+    name = getattr(function, "__name__", repr(function))
+    expected = f"Tool `{name}` must be `async def {name}(args: SomeArguments, context: ToolContext) -> SomeResult`"
+    if not inspect.iscoroutinefunction(function):
+        raise ToolInvalid(f"{expected}; it isn't async.")
+    try:
+        hints = get_type_hints(function)
+    except NameError as e:
+        raise ToolInvalid(f"{expected}; {e}.") from None
+    parameters = list(inspect.signature(function).parameters)
+    arguments = hints.get(parameters[0]) if len(parameters) == 2 else None
+    result = hints.get("return")
+    if not (isinstance(arguments, type) and issubclass(arguments, Arguments)):
+        raise ToolInvalid(f"{expected}; its first parameter isn't annotated with a subclass of `Arguments`.")
+    if not (isinstance(result, type) and issubclass(result, Result)):
+        raise ToolInvalid(f"{expected}; it doesn't return a subclass of `Result`.")
+    try:
+        TypeAdapter(arguments).json_schema()
+    except PydanticUserError as e:
+        raise ToolInvalid(f"Tool `{name}`: `{arguments.__name__}` has no JSON Schema: {' '.join(str(e.message).split())}.") from None
+    return arguments, result

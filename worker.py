@@ -1,0 +1,192 @@
+"""Composition root of a worker process: settings, telemetry, client, worker. Nothing is decided here."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from datetime import timedelta
+
+import structlog
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.authority import AuthorityActivities, ModelConfig
+from activities.ledger.store import Ledger
+from activities.library import Library
+from activities.model import ModelActivities
+from activities.providers.anthropic import AnthropicProvider
+from activities.providers.base import ModelProvider
+from activities.providers.openai import OpenAIProvider
+from activities.providers.scripted import ScriptedProvider
+from activities.records import RecordActivities
+from activities.runs import Runs
+from activities.tool import ToolActivities
+from policies.errors import InvalidInput, RemitError
+from policies.identity import Directory
+from remit import telemetry
+from remit.connection import connect
+from remit.issuer import DevIssuer, read_directory
+from remit.settings import ROOT, Settings, load
+from tools.billing import Billing
+from tools.builtin import CATALOG
+from tools.connectors.corpus import Corpora
+from tools.connectors.sandbox import Sandbox
+from tools.incidents import Incidents
+from tools.kb import Knowledge
+from tools.spec import Connector
+from tools.subjects import Subjects
+from tools.support import Support
+from workflows.agent_run import AgentRun
+from workflows.messages import SEARCH_ATTRIBUTES
+
+__all__ = ["PURE", "build", "ensure_search_attributes", "main", "runner"]
+
+# Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
+# `agent_run` must keep its checks.
+PURE = (
+    "policies",
+    "tools",
+    "workflows.keys",
+    "workflows.messages",
+    "workflows.options",
+    "workflows.ports",
+    "workflows.state",
+    "workflows.view",
+    "cedarpy",
+    "cryptography",
+    "joserfc",
+    "pydantic",
+    "pydantic_core",
+    "rfc8785",
+)
+
+
+def runner() -> SandboxedWorkflowRunner:
+    """The sandbox that workflow code runs and is replayed in."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
+
+
+def _providers(settings: Settings) -> dict[str, ModelProvider]:
+    found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
+    if settings.openai_api_key or settings.openai_base_url:
+        key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
+        found["openai"] = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
+    if settings.anthropic_api_key or settings.anthropic_base_url:
+        key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
+        found["anthropic"] = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
+    return found
+
+
+def _directory(settings: Settings) -> Directory:
+    if settings.env == "production":
+        return read_directory(settings.home)
+    return DevIssuer(settings.home, env=settings.env).ensure()
+
+
+def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
+    """A worker with everything that `settings` asks for. Call `ledger.migrate()` before it runs.
+
+    Raises:
+        InvalidInput: the sandbox business doesn't exist.
+    """
+    if not settings.business_path.is_file():
+        raise InvalidInput(f"There is no business at `{settings.business_path}`; `remit dev` makes one, or set `REMIT_BUSINESS`.")
+    library = Library([ROOT], CATALOG)
+    sandbox = Sandbox(settings.business_path)
+    corpora = Corpora(library.corpora)
+    connectors: dict[type[Connector], Connector] = {
+        Billing: sandbox,
+        Support: sandbox,
+        Incidents: sandbox,
+        Subjects: sandbox,
+        Knowledge: corpora,
+    }
+    runs = Runs()
+    models = ModelConfig(
+        provider=settings.model_provider,
+        model=settings.model,
+        strong_model=settings.model_strong,
+        price=settings.declared_price,
+    )
+    authority = AuthorityActivities(runs, library, CATALOG, connectors, corpora, lambda: _directory(settings), models)
+    tool = ToolActivities(runs, ledger, CATALOG, connectors)
+    model = ModelActivities(runs, _providers(settings), CATALOG)
+    records = RecordActivities(ledger)
+    return Worker(
+        client,
+        task_queue=settings.task_queue,
+        workflows=[AgentRun],
+        activities=[
+            authority.admit,
+            model.call_model,
+            tool.read_facts,
+            tool.read_tool,
+            tool.execute_tool,
+            records.write_kill,
+        ],
+        workflow_runner=runner(),
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+    )
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Create the search attributes that runs use.
+
+    Raises:
+        InvalidInput: one exists with another type, which Temporal would ignore in silence.
+    """
+    listed = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+    missing: dict[str, IndexedValueType.ValueType] = {}
+    for key in SEARCH_ATTRIBUTES:
+        kind = IndexedValueType.ValueType(int(key.indexed_value_type))
+        found = listed.custom_attributes.get(key.name)
+        if found is None:
+            missing[key.name] = kind
+        elif found != kind:
+            raise InvalidInput(f"The search attribute `{key.name}` exists with another type; remove it from the namespace.")
+    if missing:
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
+        )
+
+
+async def serve(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then finish what is in flight."""
+    log = structlog.get_logger("remit.worker")
+    ledger = Ledger(settings.ledger)
+    ledger.migrate()
+    client = await connect(settings, [*telemetry.traces(settings)])
+    await ensure_search_attributes(client)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with build(client, settings, ledger):
+        log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
+        await stop.wait()
+        log.info("draining", seconds=settings.shutdown_seconds)
+    ledger.close()
+
+
+def main() -> int:
+    """Run a worker; 0 after a clean stop, 2 when it can't start."""
+    try:
+        settings = load()
+        telemetry.logs(settings.log_level)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(serve(settings))
+    except RemitError as e:
+        print(f"remit worker: {e.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the SDK's threads can abort a normal interpreter exit (sdk-python#300)

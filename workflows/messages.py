@@ -1,0 +1,371 @@
+"""Wire contracts: what crosses between clients, workflows and activities, and the names they meet under.
+
+These models are durable: stored histories hold them. Add optional fields only.
+"""
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+from temporalio.common import SearchAttributeKey
+
+from policies.approvals import Approval
+from policies.bundle import Bundle
+from policies.canonical import digest
+from policies.identity import Directory
+from policies.models import AgentIdentity, Frozen, Money, ResourceFacts, RunStatus, Usage, UsageLimits
+from policies.routing import Route
+
+__all__ = [
+    "AGENT_RUN",
+    "REMIT_AGENT",
+    "REMIT_AWAITING_APPROVAL",
+    "REMIT_COST_USD",
+    "REMIT_POLICY",
+    "REMIT_RISK",
+    "REMIT_STATUS",
+    "SEARCH_ATTRIBUTES",
+    "TASK_QUEUE",
+    "Admission",
+    "AssistantMessage",
+    "CallModel",
+    "Capsule",
+    "ExecuteTool",
+    "FinalAnswer",
+    "KillState",
+    "Message",
+    "ModelTurn",
+    "PinnedTool",
+    "ReadFacts",
+    "ReadTool",
+    "RecordedFacts",
+    "Refused",
+    "RunResult",
+    "RunSummary",
+    "ScriptCall",
+    "ScriptTurn",
+    "StartInput",
+    "TokenUsage",
+    "ToolCallView",
+    "ToolMessage",
+    "ToolOutcome",
+    "ToolRequest",
+    "TranscriptPage",
+    "UserMessage",
+    "WriteKill",
+]
+
+AGENT_RUN = "AgentRun"
+TASK_QUEUE = "remit"
+
+REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
+REMIT_STATUS = SearchAttributeKey.for_keyword("RemitStatus")
+REMIT_AWAITING_APPROVAL = SearchAttributeKey.for_bool("RemitAwaitingApproval")
+REMIT_POLICY = SearchAttributeKey.for_keyword("RemitPolicy")
+REMIT_RISK = SearchAttributeKey.for_keyword("RemitRisk")
+REMIT_COST_USD = SearchAttributeKey.for_float("RemitCostUsd")
+SEARCH_ATTRIBUTES = (REMIT_AGENT, REMIT_STATUS, REMIT_AWAITING_APPROVAL, REMIT_POLICY, REMIT_RISK, REMIT_COST_USD)
+
+
+class TokenUsage(Frozen):
+    """Tokens of one model call. `simulated` marks those of the scripted provider."""
+
+    input_tokens: int = Field(default=0, ge=0)
+    output_tokens: int = Field(default=0, ge=0)
+    cached_input_tokens: int = Field(default=0, ge=0)
+    simulated: bool = False
+
+
+class ScriptCall(Frozen):
+    """A tool call of a scripted turn."""
+
+    name: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class ScriptTurn(Frozen):
+    """What the `scripted` provider answers in one turn."""
+
+    text: str = ""
+    tool_calls: tuple[ScriptCall, ...] = ()
+    usage: TokenUsage | None = None
+
+
+class StartInput(Frozen):
+    """The one input of `AgentRun`.
+
+    Attributes:
+        inputs: what the agent's `agent.toml` asks for, for example `{"ticket_id": "T-1001"}`.
+        requester: who asked for the run; this person can't approve in it.
+        script: turns of the `scripted` provider, instead of a real model.
+    """
+
+    agent: str = Field(min_length=1, max_length=100)
+    inputs: dict[str, JsonValue] = Field(default_factory=dict)
+    requester: str = Field(default="", max_length=200)
+    script: tuple[ScriptTurn, ...] | None = None
+
+
+class ToolRequest(Frozen):
+    """A tool call as the model gave it; `arguments` is its JSON text, which may not parse."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class UserMessage(Frozen):
+    role: Literal["user"] = "user"
+    text: str
+
+
+class AssistantMessage(Frozen):
+    role: Literal["assistant"] = "assistant"
+    text: str = ""
+    tool_calls: tuple[ToolRequest, ...] = ()
+
+
+class ToolMessage(Frozen):
+    """What came of a tool call, for the model: JSON text."""
+
+    role: Literal["tool"] = "tool"
+    call_id: str
+    name: str
+    content: str
+
+
+Message = Annotated[UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class FinalAnswer(Frozen):
+    """The structured end of a run, given through the tool `final_answer`."""
+
+    outcome: Literal["resolved", "escalated", "no_action"] = Field(
+        description="resolved: the task is done. escalated: a person must take over. no_action: nothing was needed."
+    )
+    summary: Annotated[str, Field(max_length=4000, description="Two or three sentences for the person who reads the log.")]
+
+
+class PinnedTool(Frozen):
+    """A tool that the run may be offered, as it was at admission."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class Capsule(Frozen):
+    """Everything a run is pinned to, fixed at admission and held once in its history. Times are Unix seconds."""
+
+    run_id: str
+    workflow_id: str
+    agent: AgentIdentity
+    requester: str
+    subject: str
+    prompt: str
+    tools: tuple[PinnedTool, ...]
+    catalog_digest: str
+    bundle: Bundle
+    limits: UsageLimits
+    approver_roles: tuple[str, ...]
+    route: Route
+    corpus: str
+    directory: Directory
+    release: str
+    admitted_at: int
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self)
+
+
+class Admission(Frozen):
+    """Input of `admit`: the start input without its script, which history already holds."""
+
+    run_id: str
+    agent: str
+    inputs: dict[str, JsonValue]
+    requester: str
+    scripted: bool
+
+
+class CallModel(Frozen):
+    """Input of `call_model`: a cursor into the transcript, not the transcript.
+
+    Attributes:
+        cursor: how many messages the model is to see.
+        transcript: running digest of those messages.
+        capsule: digest of the run's capsule.
+    """
+
+    cursor: int
+    transcript: str
+    capsule: str
+    tier: int
+    step: int
+
+
+class ModelTurn(Frozen):
+    """What a model call gave, what it cost and which exact request it answered."""
+
+    message: AssistantMessage
+    usage: TokenUsage
+    provider: str
+    model: str
+    cost_micro_usd: int
+    price_digest: str
+    request_digest: str
+    latency_ms: int
+
+
+class ReadFacts(Frozen):
+    """Input of `read_facts`."""
+
+    subject: str
+    tool: str
+    arguments: str
+
+
+class RecordedFacts(Frozen):
+    """What lies outside the run, recorded before a write is judged."""
+
+    facts: ResourceFacts
+    subject_sum_cents: int = 0
+
+
+class ReadTool(Frozen):
+    """Input of `read_tool`: a read, with all that binds it. `slot` is where its result goes in the transcript."""
+
+    capsule: str
+    subject: str
+    corpus: str
+    tool: str
+    arguments: str
+    call_id: str
+    slot: int
+
+
+class ExecuteTool(Frozen):
+    """Input of `execute_tool`: a write that was authorized, to be checked again beside the side effect."""
+
+    capsule: str
+    step: int
+    index: int
+    slot: int
+    call_id: str
+    tool: str
+    arguments: str
+    idempotency_key: str
+    action_digest: str
+    calls_used: int
+    model_tier: int
+    tainted: bool
+    approval: Approval | None = None
+
+
+class ToolOutcome(Frozen):
+    """What came of a tool call.
+
+    Attributes:
+        status: `refused` goes back to the model; `approval_required` asks people; `killed` and `indeterminate` end the run.
+        content: JSON text for the model.
+        reason: stable code of a refusal.
+        attempt: which try of the activity answered, from 1.
+        subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
+    """
+
+    status: Literal["done", "refused", "approval_required", "killed", "indeterminate"]
+    content: str = ""
+    reason: str = ""
+    attempt: int = 1
+    subject_sum_cents: int | None = None
+
+
+class WriteKill(Frozen):
+    """Input of `write_kill`. `run_id` is that of the run's first segment."""
+
+    run_id: str
+    reason: str
+    by: str = ""
+
+
+class KillState(Frozen):
+    """Answer of the query `kill_switch`. Times are Unix seconds; acknowledged means: no new write can start."""
+
+    engaged: bool = False
+    reason: str = ""
+    by: str = ""
+    requested_at: int | None = None
+    acknowledged_at: int | None = None
+
+
+class Refused(Frozen):
+    """A signal or update that counted for nothing, and why."""
+
+    name: str
+    reason: str
+    message: str
+    at: int
+
+
+class TranscriptPage(Frozen):
+    """Answer of the query `transcript`: each message as its JSON text, once."""
+
+    since: int
+    total: int
+    digest: str
+    messages: tuple[str, ...]
+    script: tuple[ScriptTurn, ...] | None = None
+
+
+class RunResult(Frozen):
+    """What a closed run returns."""
+
+    run_id: str
+    workflow_id: str
+    agent: str
+    outcome: RunStatus
+    summary: str
+    stopped_by: str = ""
+    usage: Usage
+    closed_at: int
+
+
+class ToolCallView(Frozen):
+    """One tool call as operators see it."""
+
+    step: int
+    tool: str
+    resource: str = ""
+    amount: Money | None = None
+    status: str
+    reason: str = ""
+    policy_ids: tuple[str, ...] = ()
+    idempotency_key: str = ""
+
+
+class RunSummary(Frozen):
+    """Answer of the query `status`."""
+
+    run_id: str
+    workflow_id: str
+    agent: str
+    status: RunStatus
+    stopped_by: str = ""
+    summary: str = ""
+    subject: str = ""
+    requester: str = ""
+    policy_version: str = ""
+    release: str = ""
+    model: str = ""
+    simulated: bool = False
+    mode: str = ""
+    usage: Usage
+    limits: UsageLimits
+    calls: tuple[ToolCallView, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    refused_total: int = 0
+    kill: KillState = Field(default_factory=KillState)
+
+

@@ -1,0 +1,64 @@
+"""Timeouts and retry caps of each class of activity, in one place."""
+
+from datetime import timedelta
+from typing import TypedDict
+
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+__all__ = ["ADMIT", "KILL", "MODEL", "READ", "ActivityOptions", "LocalOptions", "slow_read", "write"]
+
+
+class LocalOptions(TypedDict):
+    start_to_close_timeout: timedelta
+    retry_policy: RetryPolicy
+
+
+class ActivityOptions(LocalOptions, total=False):
+    heartbeat_timeout: timedelta
+    cancellation_type: ActivityCancellationType
+
+
+def _retry(attempts: int, *, initial: float = 0.5, longest: float = 10.0) -> RetryPolicy:
+    return RetryPolicy(
+        maximum_attempts=attempts,
+        initial_interval=timedelta(seconds=initial),
+        maximum_interval=timedelta(seconds=longest),
+    )
+
+
+ADMIT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=30), "retry_policy": _retry(20)}
+
+MODEL: ActivityOptions = {
+    # A dead worker is found by the missing heartbeat, not after the whole timeout.
+    "start_to_close_timeout": timedelta(seconds=180),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "retry_policy": _retry(6, initial=1.0, longest=60.0),
+}
+
+READ: LocalOptions = {"start_to_close_timeout": timedelta(seconds=10), "retry_policy": _retry(4, initial=0.1, longest=1.0)}
+
+# G4: the kill row must land, however long the ledger is away.
+KILL: ActivityOptions = {
+    "start_to_close_timeout": timedelta(seconds=15),
+    "retry_policy": _retry(10_000, initial=0.2, longest=5.0),
+}
+
+
+def slow_read(attempts: int) -> ActivityOptions:
+    """A read that talks to something slow; `attempts` are those left to this step."""
+    return {
+        "start_to_close_timeout": timedelta(seconds=60),
+        "heartbeat_timeout": timedelta(seconds=10),
+        "retry_policy": _retry(attempts),
+    }
+
+
+def write(attempts: int) -> ActivityOptions:
+    """A side effect. Cancelling waits for its end, for what became of it must be known."""
+    return {
+        "start_to_close_timeout": timedelta(seconds=60),
+        "heartbeat_timeout": timedelta(seconds=5),
+        "retry_policy": _retry(attempts, initial=0.5, longest=5.0),
+        "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    }

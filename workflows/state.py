@@ -1,0 +1,181 @@
+"""The state of a run and its transitions: all that survives a continue-as-new. Pure; knows nothing of Temporal."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from policies.approvals import Approval
+from policies.bundle import explain
+from policies.canonical import chain, digest
+from policies.errors import InvalidInput
+from policies.models import Risk, RunStatus, Usage, UsageLimits
+from workflows.messages import (
+    Capsule,
+    KillState,
+    Message,
+    Refused,
+    RunResult,
+    RunSummary,
+    StartInput,
+    ToolCallView,
+    TranscriptPage,
+)
+
+__all__ = ["MAX_REFUSED", "PAGE_BYTES", "RunState", "parse_message"]
+
+MAX_REFUSED = 20
+PAGE_BYTES = 1_000_000
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def parse_message(text: str) -> Message:
+    return _MESSAGE.validate_json(text)
+
+
+class RunState(BaseModel):
+    """A run as it stands. Add optional fields only: continued runs carry older forms of it.
+
+    Attributes:
+        messages: the transcript, each message once, as JSON text; `head` is its running digest.
+        step: turns that were acted on; part of each idempotency key.
+        failures: failed tries in a row, by tool.
+        identical: how often each call was made, by digest of tool and arguments.
+        nonces: of decisions that counted, so that a repeated one changes nothing.
+        deadline: Unix seconds at which the run's wall time is over.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = 1
+    start: StartInput
+    capsule: Capsule | None = None
+    status: RunStatus = "admitted"
+    messages: list[str] = Field(default_factory=list[str])
+    head: str = ""
+    step: int = 0
+    tier: int = 1
+    model: str = ""
+    simulated: bool = False
+    tainted: bool = False
+    risk: Risk = "low"
+    usage: Usage = Field(default_factory=Usage)
+    failures: dict[str, int] = Field(default_factory=dict[str, int])
+    identical: dict[str, int] = Field(default_factory=dict[str, int])
+    calls: list[ToolCallView] = Field(default_factory=list[ToolCallView])
+    approvals: dict[str, Approval] = Field(default_factory=dict[str, Approval])
+    nonces: list[str] = Field(default_factory=list[str])
+    refused: list[Refused] = Field(default_factory=list[Refused])
+    refused_total: int = 0
+    kill: KillState = Field(default_factory=KillState)
+    deadline: int = 0
+    stopped_by: str = ""
+    summary: str = ""
+
+    @classmethod
+    def of(cls, args: Sequence[object], *, continued: bool) -> "RunState":
+        """The state that a workflow starts from.
+
+        Args:
+            continued: whether the server says that an earlier segment continued as this one. Only then may the input be a
+                whole state; a stranger's start input can't bring a capsule of its own.
+
+        Raises:
+            InvalidInput: it isn't one object of the right form; the message says what is wrong, without the input.
+        """
+        if len(args) != 1:
+            raise InvalidInput(f"`AgentRun` takes one input, got {len(args)}; give one JSON object with `agent` and `inputs`.")
+        try:
+            if continued:
+                return cls.model_validate(args[0])
+            return cls(start=StartInput.model_validate(args[0]))
+        except ValidationError as e:
+            raise InvalidInput(f"The input of `AgentRun` can't be used: {explain(e)}.") from None
+
+    def append(self, message: Message) -> None:
+        """Put `message` at the end of the transcript."""
+        text = message.model_dump_json()
+        self.messages.append(text)
+        self.head = chain(self.head, text)
+
+    def page(self, since: int) -> TranscriptPage:
+        """The transcript from message `since` on, up to about a megabyte of it."""
+        chosen: list[str] = []
+        size = 0
+        for text in self.messages[since:]:
+            size += len(text)
+            if chosen and size > PAGE_BYTES:
+                break
+            chosen.append(text)
+        return TranscriptPage(
+            since=since,
+            total=len(self.messages),
+            digest=self.head,
+            messages=tuple(chosen),
+            script=self.start.script if since == 0 else None,
+        )
+
+    def refuse(self, name: str, reason: str, message: str, now: int) -> None:
+        """Remember that a signal or update counted for nothing; the list is capped, the count isn't."""
+        self.refused_total += 1
+        if len(self.refused) < MAX_REFUSED:
+            self.refused.append(Refused(name=name[:80], reason=reason, message=message[:300], at=now))
+
+    def seen_before(self, tool: str, arguments: str) -> int:
+        """Count a call and say how often it was made with these arguments, this time included."""
+        key = digest([tool, arguments])[7:23]
+        self.identical[key] = self.identical.get(key, 0) + 1
+        return self.identical[key]
+
+    def failed(self, tool: str, attempts: int = 1) -> None:
+        self.failures[tool] = self.failures.get(tool, 0) + attempts
+
+    def succeeded(self, tool: str) -> None:
+        self.failures.pop(tool, None)
+
+    @property
+    def limits(self) -> UsageLimits:
+        return self.capsule.limits if self.capsule else UsageLimits()
+
+    @property
+    def pending(self) -> list[Approval]:
+        return [a for a in self.approvals.values() if a.status == "pending"]
+
+    def summary_view(self, run_id: str, workflow_id: str) -> RunSummary:
+        """The answer of the query `status`."""
+        capsule = self.capsule
+        return RunSummary(
+            run_id=run_id,
+            workflow_id=workflow_id,
+            agent=self.start.agent,
+            status=self.status,
+            stopped_by=self.stopped_by,
+            summary=self.summary,
+            subject=capsule.subject if capsule else "",
+            requester=self.start.requester,
+            policy_version=capsule.bundle.version if capsule else "",
+            release=capsule.release if capsule else "",
+            model=self.model,
+            simulated=self.simulated,
+            mode=capsule.agent.mode if capsule else "",
+            usage=self.usage,
+            limits=self.limits,
+            calls=tuple(self.calls),
+            approvals=tuple(self.approvals.values()),
+            refused=tuple(self.refused),
+            refused_total=self.refused_total,
+            kill=self.kill,
+        )
+
+    def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:
+        """What the workflow returns when it closes."""
+        return RunResult(
+            run_id=run_id,
+            workflow_id=workflow_id,
+            agent=self.start.agent,
+            outcome=self.status,
+            summary=self.summary,
+            stopped_by=self.stopped_by,
+            usage=self.usage,
+            closed_at=now,
+        )
