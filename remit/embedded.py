@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,7 +61,7 @@ def _die_with_parent() -> None:
 class Process:
     """A child process that writes to a log file and ends with its parent."""
 
-    def __init__(self, argv: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, argv: list[str], log: Path, env: Mapping[str, str] | None = None, without: Iterable[str] = ()) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         with log.open("ab") as out:
@@ -70,7 +70,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env={**os.environ, **(env or {})},
+                env={k: v for k, v in os.environ.items() if k not in set(without)} | dict(env or {}),
                 start_new_session=True,  # Ctrl-C reaches the parent only, which then stops its children in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
@@ -155,11 +155,19 @@ class TemporalServer(Process):
 class WorkerProcess(Process):
     """`worker.py` as a process of its own."""
 
-    def __init__(self, home: Path, address: str, name: str = "worker", env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        address: str,
+        name: str = "worker",
+        env: Mapping[str, str] | None = None,
+        without: Iterable[str] = (),
+    ) -> None:
         super().__init__(
             [sys.executable, str(ROOT / "worker.py")],
             home / f"{name}.log",
             {"TEMPORAL_ADDRESS": address, "REMIT_HOME": str(home.absolute()), **(env or {})},
+            without,
         )
 
 

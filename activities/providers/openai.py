@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Literal
 from urllib.parse import urlsplit
 
 import openai
@@ -14,7 +15,7 @@ from activities.providers.base import Completion, ModelRequest, ToolOffer
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, Message, TokenUsage, ToolMessage, ToolRequest, UserMessage
 
-__all__ = ["OpenAIProvider"]
+__all__ = ["OpenAIProvider", "limit_field"]
 
 _KEY = "OPENAI_API_KEY"
 _VENDOR = "https://api.openai.com/v1"
@@ -34,9 +35,7 @@ class OpenAIProvider:
 
     def __init__(self, api_key: str, base_url: str | None = None) -> None:
         base_url = base_url or _VENDOR
-        # OpenAI's newer models refuse `max_tokens`, and many compatible servers ignore or refuse what replaced it.
-        host = urlsplit(base_url).hostname or ""
-        self._limit = "max_completion_tokens" if f".{host}".endswith(".api.openai.com") else "max_tokens"
+        self._limit = limit_field(base_url)
         self._client = openai.AsyncOpenAI(api_key=_http.checked_key(api_key, _KEY), base_url=base_url, max_retries=0)
 
     async def complete(self, request: ModelRequest) -> Completion:
@@ -79,6 +78,13 @@ class OpenAIProvider:
         if request.system:
             messages.insert(0, json.dumps({"role": "system", "content": request.system}).encode())
         return b'%b,"messages":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(messages))
+
+
+def limit_field(base_url: str) -> Literal["max_completion_tokens", "max_tokens"]:
+    """The name under which the server at `base_url` takes the limit of output tokens."""
+    # OpenAI's newer models refuse `max_tokens`, and many compatible servers ignore or refuse what replaced it.
+    host = urlsplit(base_url).hostname or ""
+    return "max_completion_tokens" if f".{host}".endswith(".api.openai.com") else "max_tokens"
 
 
 def _tool(offer: ToolOffer) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, Self
 
 from activities.providers.anthropic import AnthropicProvider
 from activities.providers.base import ModelRequest, ToolOffer
@@ -58,11 +58,11 @@ class CannedServer:
         self._headers = {"content-type": "application/json", **(headers or {}), "connection": "close"}
 
     @property
-    def sent(self) -> dict[str, object]:
+    def sent(self) -> dict[str, Any]:
         """The last request's body, parsed."""
         return json.loads(self.bodies[-1])
 
-    async def __aenter__(self) -> "CannedServer":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self

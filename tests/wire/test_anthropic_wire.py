@@ -1,6 +1,6 @@
 """What is particular to Messages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tests.wire.server import WEATHER, CannedServer, Provider, ask
 from workflows.messages import AssistantMessage, TokenUsage, ToolMessage, ToolRequest, UserMessage
@@ -8,7 +8,7 @@ from workflows.messages import AssistantMessage, TokenUsage, ToolMessage, ToolRe
 Connect = Callable[..., Provider]
 
 
-def answer(usage: dict[str, object] | None = None) -> dict[str, object]:
+def answer(usage: Mapping[str, object] | None = None) -> dict[str, object]:
     return {
         "id": "m",
         "type": "message",

@@ -275,6 +275,7 @@ async def test_malformed_arguments_of_an_earlier_turn_are_wrapped(
     result = ToolMessage(call_id="call_a", name="get weather!", content="{}")
     await connect(name, server.url).complete(ask("m", UserMessage(text="hi"), said, result))
     call = server.sent["messages"][-2]
+    sent: tuple[str, object]
     if name == "openai":
         function = call["tool_calls"][0]["function"]
         sent = (function["name"], json.loads(function["arguments"]))

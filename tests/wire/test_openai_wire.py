@@ -1,15 +1,18 @@
 """What is particular to Chat Completions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import pytest
 
 from activities.providers.base import ModelRequest
+from activities.providers.openai import limit_field
 from tests.wire.server import WEATHER, CannedServer, Provider, ask
 from workflows.messages import AssistantMessage, TokenUsage, ToolMessage, ToolRequest, UserMessage
 
 Connect = Callable[..., Provider]
 
 
-def answer(message: dict[str, object], usage: dict[str, object] | None = None) -> dict[str, object]:
+def answer(message: dict[str, object], usage: Mapping[str, object] | None = None) -> dict[str, object]:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None, **message}}
     return {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
@@ -49,6 +52,20 @@ async def test_the_body_has_one_wire_message_per_message(server: CannedServer, c
             {"role": "user", "content": "thanks"},
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("base_url", "field"),
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://eu.api.openai.com/v1", "max_completion_tokens"),
+        ("https://notapi.openai.com/v1", "max_tokens"),
+        ("http://127.0.0.1:8000/v1", "max_tokens"),
+    ],
+)
+def test_only_openai_itself_gets_the_new_limit_field(base_url: str, field: str) -> None:
+    """OpenAI's hosts get `max_completion_tokens`, compatible servers the `max_tokens` that they know."""
+    assert limit_field(base_url) == field
 
 
 async def test_empty_parts_are_left_out(server: CannedServer, connect: Connect) -> None:

@@ -1,0 +1,50 @@
+# Two commands do all the set-up: `make demo` and `make test`. Python 3.11 or newer, git and make are all they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint setup setup-dev lock histories clean
+
+demo: setup
+	$(BIN)/remit demo
+
+test: lint
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+	$(BIN)/python -m tests.compose
+	$(BIN)/remit policy check
+
+setup: .venv/.run
+setup-dev: .venv/.dev
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Remit needs Python 3.11 or newer; set PYTHON."; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.run: .venv/.python requirements.lock pyproject.toml
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+.venv/.dev: .venv/.run requirements-dev.lock
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Needs `uv`. No lock names a registry's host.
+UV := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+lock:
+	$(UV) -o requirements.lock
+	$(UV) --group dev -c requirements.lock -o requirements-dev.lock
+
+# Record the stored histories anew, by running the demo's scenarios; only for a new kind of history.
+histories: setup-dev
+	$(BIN)/python -m tests.replay.record
+
+clean:
+	rm -rf .venv .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules

@@ -1,0 +1,55 @@
+"""Fixtures of all tests: a real Temporal server for each test process, and an engine (worker, ledger, business) for each test."""
+
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+
+import pytest
+
+from remit.embedded import TemporalServer
+from remit.settings import ROOT
+from tests.engine import Engine
+from tools.connectors import sandbox
+
+_status = 0
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    global _status
+    _status = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with pytest's own exit code: the SDK's threads abort about one normal interpreter exit in four."""
+    if not hasattr(config, "workerinput"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[TemporalServer]:
+    """The real Temporal server, headless, for this test process."""
+    found = TemporalServer(tmp_path_factory.mktemp("temporal"), headless=True)
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A `.remit` folder with the demo's business in it."""
+    folder = tmp_path / "remit-home"
+    folder.mkdir()
+    sandbox.create(folder / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
+    return folder
+
+
+@pytest.fixture
+async def engine(server: TemporalServer, home: Path) -> AsyncGenerator[Engine]:
+    """A worker in this process, with a ledger and a business of its own."""
+    client = await server.ready()
+    async with Engine(client, home) as found:
+        yield found
