@@ -50,11 +50,13 @@ __all__ = ["PURE", "build", "ensure_search_attributes", "main", "runner"]
 PURE = (
     "policies",
     "tools",
+    "workflows.inbox",
     "workflows.keys",
     "workflows.messages",
     "workflows.options",
     "workflows.ports",
     "workflows.state",
+    "workflows.turn",
     "workflows.view",
     "cedarpy",
     "cryptography",
@@ -94,7 +96,9 @@ def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
         InvalidInput: the sandbox business doesn't exist.
     """
     if not settings.business_path.is_file():
-        raise InvalidInput(f"There is no business at `{settings.business_path}`; `remit dev` makes one, or set `REMIT_BUSINESS`.")
+        raise InvalidInput(
+            f"There is no business at `{settings.business_path}`; `remit dev` makes one, or set `REMIT_BUSINESS`."
+        )
     library = Library([ROOT], CATALOG)
     sandbox = Sandbox(settings.business_path)
     corpora = Corpora(library.corpora)

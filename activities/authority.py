@@ -24,7 +24,9 @@ __all__ = ["AuthorityActivities", "ModelConfig"]
 
 SCRIPTED = (
     ModelChoice(provider="scripted", model="scripted-small", price=Price(input_per_mtok=250_000, output_per_mtok=2_000_000)),
-    ModelChoice(provider="scripted", model="scripted-strong", price=Price(input_per_mtok=1_250_000, output_per_mtok=10_000_000)),
+    ModelChoice(
+        provider="scripted", model="scripted-strong", price=Price(input_per_mtok=1_250_000, output_per_mtok=10_000_000)
+    ),
 )
 
 
@@ -129,7 +131,8 @@ class AuthorityActivities:
         config = self._models
         if not config.provider:
             raise MissingKey(
-                "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, or give the run a `--script`."
+                "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, "
+                "or give the run a `--script`."
             )
         models = agent.models(config.provider)
         if config.model:

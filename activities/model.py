@@ -13,8 +13,7 @@ from activities.providers.base import ModelProvider, ModelRequest, ProviderError
 from activities.runs import Runs
 from policies.errors import RemitError
 from tools.catalog import Catalog
-from workflows.agent_run import FINAL_ANSWER
-from workflows.messages import CallModel, Capsule, FinalAnswer, ModelTurn
+from workflows.messages import FINAL_ANSWER, CallModel, Capsule, FinalAnswer, ModelTurn
 
 __all__ = ["ModelActivities"]
 
@@ -67,9 +66,7 @@ class ModelActivities:
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
             except ProviderError as e:
                 delay = timedelta(seconds=e.retry_after_s) if e.retry_after_s is not None else None
-                raise ApplicationError(
-                    e.message, type=e.code, non_retryable=not e.retryable, next_retry_delay=delay
-                ) from None
+                raise ApplicationError(e.message, type=e.code, non_retryable=not e.retryable, next_retry_delay=delay) from None
             except RemitError as e:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
         self._runs.wrote(call.capsule, call.cursor, completion.message.model_dump_json())

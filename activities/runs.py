@@ -63,12 +63,13 @@ class Runs:
     async def capsule(self, digest: str) -> Capsule:
         """The capsule called `digest`, asked of the activity's own workflow if this worker doesn't hold it."""
         run = self._run(digest)
-        if run.capsule is None:
+        capsule = run.capsule
+        if capsule is None:
             capsule = await _self().query("capsule", result_type=Capsule)
             if capsule.digest != digest:
                 raise ApplicationError("The run's capsule isn't the one that this call names.", type="capsule_mismatch")
             run.capsule = capsule
-        return run.capsule
+        return capsule
 
     async def transcript(
         self, digest: str, cursor: int, head: str, *, scripted: bool

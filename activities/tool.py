@@ -36,9 +36,7 @@ class ApprovalNeeded(Exception):
 class ToolActivities:
     """Tools over the connectors of this worker, with the ledger beside every write."""
 
-    def __init__(
-        self, runs: Runs, ledger: Ledger, catalog: Catalog, connectors: Mapping[type[Connector], Connector]
-    ) -> None:
+    def __init__(self, runs: Runs, ledger: Ledger, catalog: Catalog, connectors: Mapping[type[Connector], Connector]) -> None:
         self._runs = runs
         self._ledger = ledger
         self._catalog = catalog
@@ -50,7 +48,7 @@ class ToolActivities:
         spec = self._catalog.get(call.tool)
         args = spec.parse(call.arguments)
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
-        total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount else 0
+        total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
         return RecordedFacts(facts=facts, subject_sum_cents=total)
 
     @activity.defn(name="read_tool")
@@ -210,7 +208,7 @@ def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments
             tool=spec.id,
             resource=action.resource,
             subject=action.subject,
-            amount=spec.amount(args) if spec.amount else None,
+            amount=spec.amount(args),
             action_digest=digest,
             approvers=call.approval.approvers if call.approval else (),
             strategy=spec.idempotency,
@@ -257,5 +255,3 @@ async def _uncut(work: Coroutine[object, object, str]) -> str:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(task)
     return task.result()
-
-

@@ -6,27 +6,28 @@ from functools import lru_cache
 import cedarpy
 
 from policies.bundle import CompiledPolicy
-from policies.models import ActionFacts, AgentIdentity, Verdict
+from policies.models import ActionFacts, RunFacts, Verdict
 
 __all__ = ["NAMESPACE", "authorize"]
 
 NAMESPACE = "Remit"
+STRONG_TIER = 2
 
 
 @lru_cache(maxsize=256)
-def _entities(agent: AgentIdentity) -> str:
+def _entities(name: str, role: str, mode: str, status: str, assurance: int, scopes: tuple[str, ...]) -> str:
     return json.dumps(
         [
-            {"uid": {"type": f"{NAMESPACE}::Role", "id": agent.role}, "attrs": {}, "parents": []},
+            {"uid": {"type": f"{NAMESPACE}::Role", "id": role}, "attrs": {}, "parents": []},
             {
-                "uid": {"type": f"{NAMESPACE}::Agent", "id": agent.id},
+                "uid": {"type": f"{NAMESPACE}::Agent", "id": name},
                 "attrs": {
-                    "mode": agent.mode,
-                    "status": agent.status,
-                    "assurance": agent.assurance,
-                    "scopes": sorted(agent.scopes),
+                    "mode": mode,
+                    "status": status,
+                    "assurance": assurance,
+                    "scopes": sorted(scopes),
                 },
-                "parents": [{"type": f"{NAMESPACE}::Role", "id": agent.role}],
+                "parents": [{"type": f"{NAMESPACE}::Role", "id": role}],
             },
         ]
     )
@@ -36,19 +37,11 @@ def authorize(policy: CompiledPolicy, action: ActionFacts) -> Verdict:
     """The verdict of `policy` on `action`. Pure: equal inputs give equal verdicts, in any process.
 
     Policy ids come from Cedar in an order that differs between processes, so they are sorted before anybody sees them.
-    A determining policy with obligations means "deny unless"; if all of them carry some, the answer is what they ask for.
+    A determining policy with obligations means "deny unless"; if all of them carry some, and the action would be allowed
+    once they are met, the answer is what they ask for.
     """
-    context: dict[str, object] = {"args": action.arguments, "run": action.run.model_dump()}
-    if action.facts is not None:
-        context["resource"] = action.facts.model_dump()
-    request = {
-        "principal": {"type": f"{NAMESPACE}::Agent", "id": action.agent.id},
-        "action": {"type": f"{NAMESPACE}::Action", "id": action.tool},
-        "resource": {"type": f"{NAMESPACE}::{action.resource.type}", "id": action.resource.id},
-        "context": context,
-    }
     try:
-        answer = cedarpy.is_authorized(request, policy.policies, _entities(action.agent), policy.schema)
+        answer = _ask(policy, action, action.run)
     except (ValueError, TypeError) as e:
         return Verdict(decision="deny", reason=f"policy_error: {' '.join(str(e).split())[:300]}")
     ids = tuple(sorted(answer.diagnostics.reasons))
@@ -63,10 +56,35 @@ def authorize(policy: CompiledPolicy, action: ActionFacts) -> Verdict:
         unconditional = ", ".join(i for i, o in zip(ids, asked, strict=True) if not o)
         return Verdict(decision="deny", policy_ids=ids, reason=f"forbidden by {unconditional}")
     obligations = [o for group in asked for o in group]
+    approvals = max((int(o.value) for o in obligations if o.kind == "approval"), default=0)
+    strong = any(o.kind == "route" for o in obligations)
+    # Nobody is asked to approve what would be denied all the same: because no policy permits it, say.
+    tier = STRONG_TIER if strong else action.run.model_tier
+    met = action.run.model_copy(update={"approvals": max(approvals, action.run.approvals), "model_tier": tier})
+    then = _ask(policy, action, met)
+    if then.decision != cedarpy.Decision.Allow or then.diagnostics.errors:
+        return Verdict(
+            decision="deny", policy_ids=ids, reason=f"no policy permits this, not even with what {', '.join(ids)} ask for"
+        )
     return Verdict(
         decision="require_approval",
         policy_ids=ids,
-        approvals_required=max((int(o.value) for o in obligations if o.kind == "approval"), default=0),
-        route_strong=any(o.kind == "route" for o in obligations),
+        approvals_required=approvals,
+        route_strong=strong,
         reason=f"required by {', '.join(ids)}",
     )
+
+
+def _ask(policy: CompiledPolicy, action: ActionFacts, run: RunFacts) -> cedarpy.AuthzResult:
+    context: dict[str, object] = {"args": action.arguments, "run": run.model_dump()}
+    if action.facts is not None:
+        context["resource"] = action.facts.model_dump()
+    request = {
+        "principal": {"type": f"{NAMESPACE}::Agent", "id": action.agent.id},
+        "action": {"type": f"{NAMESPACE}::Action", "id": action.tool},
+        "resource": {"type": f"{NAMESPACE}::{action.resource.type}", "id": action.resource.id},
+        "context": context,
+    }
+    agent = action.agent
+    entities = _entities(agent.id, agent.role, agent.mode, agent.status, agent.assurance, agent.scopes)
+    return cedarpy.is_authorized(request, policy.policies, entities, policy.schema)  # pyright: ignore[reportUnknownMemberType]

@@ -69,9 +69,13 @@ def check_identical(count: int, limits: UsageLimits, tool: str) -> None:
 
 
 def lower(ceiling: UsageLimits, wanted: Mapping[str, object]) -> UsageLimits:
-    """`ceiling` lowered by what an agent declares; a wish above the ceiling is ignored."""
+    """`ceiling` lowered by what an agent declares; a wish above the ceiling is ignored.
+
+    Raises:
+        ValidationError: a wish isn't of its limit's type. Strict, for a quoted number would slip past the comparison.
+    """
     changes: dict[str, object] = {}
     for name, value in wanted.items():
         limit = getattr(ceiling, name)
         changes[name] = min(limit, value) if isinstance(limit, int) and isinstance(value, int) else value
-    return UsageLimits.model_validate({**ceiling.model_dump(), **changes})
+    return UsageLimits.model_validate({**ceiling.model_dump(), **changes}, strict=True)

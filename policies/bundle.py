@@ -1,6 +1,7 @@
 """A policy bundle: Cedar text and `limits.toml`, parsed, checked against the tools, and compiled. The caller loads the text."""
 
 import json
+import re
 import tomllib
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -61,7 +62,9 @@ class Bundle(Frozen):
 class CompiledPolicy:
     """Parsed handles of one bundle against one schema: a decision costs microseconds."""
 
-    def __init__(self, policies: cedarpy.PolicySet, schema: cedarpy.Schema, obligations: dict[str, tuple[Obligation, ...]]) -> None:
+    def __init__(
+        self, policies: cedarpy.PolicySet, schema: cedarpy.Schema, obligations: dict[str, tuple[Obligation, ...]]
+    ) -> None:
         self.policies = policies
         self.schema = schema
         self.obligations = obligations
@@ -82,6 +85,7 @@ class CompiledPolicy:
             raise PolicyInvalid(f"{where}: policy templates aren't supported; write each policy out.")
         static: dict[str, Any] = {}
         obligations: dict[str, tuple[Obligation, ...]] = {}
+        ids: dict[str, str] = {}
         for name, policy in parsed["staticPolicies"].items():
             notes: dict[str, str] = policy.get("annotations") or {}
             key = notes.get("id")
@@ -89,10 +93,17 @@ class CompiledPolicy:
                 raise PolicyInvalid(f"{where}: each policy needs an `@id` of its own; `{key or name}` has none or shares it.")
             static[key] = policy
             obligations[key] = tuple(_obligation(where, key, o) for o in (notes.get("obligation") or "").split())
+            ids[name] = key
+            if obligations[key] and policy["effect"] != "forbid":
+                raise PolicyInvalid(
+                    f"{where}: `{key}` permits, so its obligation would bind nobody; put `@obligation` on a `forbid`."
+                )
         schema = cedarpy.Schema.from_json_str(schema_json)
-        result = cedarpy.validate_policies(bundle.policy, schema)
+        result = cedarpy.validate_policies(bundle.policy, schema)  # pyright: ignore[reportUnknownMemberType]  (`dict` without parameters)
         if not result.validation_passed:
-            raise PolicyInvalid(f"{where}: {_one_line(result.errors[0])}.")
+            # Cedar knows a policy by its place in the text, its author by its `@id`.
+            text = re.sub(r"^\[(\w+)\] for policy `\1`,", lambda m: f"policy `{ids[m[1]]}`:", _one_line(result.errors[0]))
+            raise PolicyInvalid(f"{where}: {text}.")
         return cls(cedarpy.PolicySet.from_json_str(json.dumps({**parsed, "staticPolicies": static})), schema, obligations)
 
 
@@ -102,22 +113,26 @@ def _obligation(where: str, policy: str, text: str) -> Obligation:
         obligation = Obligation.model_validate({"kind": kind, "value": value})
     except ValidationError:
         obligation = None
-    known = obligation and (value.isdigit() and int(value) > 0 if kind == "approval" else value == "strong")
+    known = obligation and re.fullmatch(r"[1-9][0-9]{0,2}" if kind == "approval" else "strong", value)
     if not obligation or not known:
         raise PolicyInvalid(f"{where}: `{policy}` has the unknown obligation `{text}`; use `approval:N` or `route:strong`.")
     return obligation
 
 
-@lru_cache(maxsize=64)
 def compile_policy(bundle: Bundle, schema_json: str) -> CompiledPolicy:
-    """`CompiledPolicy.parse`, once per bundle and schema."""
-    return CompiledPolicy.parse(bundle, schema_json)
+    """`CompiledPolicy.parse`, once per policy text and schema."""
+    return _compiled(bundle.name, bundle.policy, schema_json)
+
+
+@lru_cache(maxsize=64)
+def _compiled(name: str, policy: str, schema_json: str) -> CompiledPolicy:
+    return CompiledPolicy.parse(Bundle(name=name, policy=policy, limits_toml=""), schema_json)
 
 
 def explain(error: ValidationError) -> str:
     """A pydantic error in one line, without the input: it may be secret, and it may be huge."""
     lines = error.errors(include_input=False, include_url=False, include_context=False)
-    text = "; ".join(f"`{'.'.join(map(str, e['loc'])) or '$'}` {e['msg']}" for e in lines[:5])
+    text = "; ".join(f"`{'.'.join(map(str, e['loc']))[:120] or '$'}` {e['msg']}" for e in lines[:5])
     return text if len(lines) <= 5 else f"{text}; and {len(lines) - 5} more"
 
 

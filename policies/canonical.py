@@ -1,7 +1,7 @@
 """One canonical form (RFC 8785 JSON) and one digest (SHA-256) for everything that is compared, signed or pinned."""
 
 import hashlib
-from typing import Any, cast
+from typing import Any
 
 import rfc8785
 from pydantic import BaseModel
@@ -15,8 +15,7 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: for floats that JSON can't hold and integers beyond 2**53 - 1.
     """
-    plain: Any = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return rfc8785.dumps(cast(Any, plain))
+    return rfc8785.dumps(value.model_dump(mode="json") if isinstance(value, BaseModel) else value)
 
 
 def sha256(data: bytes) -> str:

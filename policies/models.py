@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "RISKS",
     "ActionFacts",
     "AgentIdentity",
     "ApprovalStatus",
@@ -29,6 +30,7 @@ Effect = Literal["read", "write"]
 Risk = Literal["low", "medium", "high", "critical"]
 Idempotency = Literal["native_key", "at_most_once"]
 """How a write is kept from happening twice: the vendor dedupes by our key, or an unknown outcome goes to a human."""
+RISKS: tuple[Risk, ...] = ("low", "medium", "high", "critical")
 AutonomyMode = Literal["read_only", "draft", "live"]
 RunStatus = Literal[
     "admitted", "running", "waiting_for_approval", "paused", "completed", "escalated", "stopped", "killed", "failed"

@@ -18,7 +18,7 @@ from remit.issuer import DevIssuer
 from remit.scripts import inputs_of, read_inputs_file, read_script
 from remit.settings import ROOT, Settings, load
 from tools.builtin import CATALOG
-from workflows.messages import RunSummary
+from workflows.messages import Decided, RunSummary
 
 __all__ = ["app", "main"]
 
@@ -154,7 +154,9 @@ def _quoted(value: str) -> str:
 
 
 @app.command()
-def show(run_id: Run, transcript: Annotated[bool, typer.Option(help="Every message too.")] = False, as_json: AsJson = False) -> None:
+def show(
+    run_id: Run, transcript: Annotated[bool, typer.Option(help="Every message too.")] = False, as_json: AsJson = False
+) -> None:
     """Show one run: what it did, what was refused and why, who approved."""
 
     async def work() -> tuple[RunSummary, list[str]]:
@@ -206,14 +208,23 @@ def inbox(as_json: AsJson = False) -> None:
     for summary in {s.workflow_id: s for s, _ in found}.values():
         if summary.refused_total:
             last = summary.refused[-1].message
-            out.print(f"{summary.workflow_id}: {summary.refused_total} decisions or signals were refused; the last: {last}", markup=False)
+            out.print(
+                f"{summary.workflow_id}: {summary.refused_total} decisions or signals were refused; the last: {last}",
+                markup=False,
+            )
 
 
 # ---- people -------------------------------------------------------------------------------------------------------
 
 
 async def _token(
-    settings: Settings, remit: Remit, run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str
+    settings: Settings,
+    remit: Remit,
+    run_id: str,
+    approval_id: str | None,
+    who: str,
+    decision: Literal["approve", "reject"],
+    reason: str,
 ) -> tuple[str, str]:
     """The id of the approval and the signed decision on it."""
     issuer = DevIssuer(settings.home, env=settings.env)
@@ -228,17 +239,14 @@ async def _token(
 def _decide(run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str) -> None:
     settings = load()
 
-    async def work() -> dict[str, object]:
+    async def work() -> Decided:
         remit = await _remit(settings)
         name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason)
         return await remit.decide(run_id, name, token)
 
     answer = _do(work())
-    approvers = answer.get("approvers")
-    have = len(approvers) if isinstance(approvers, list) else 0
-    status = str(answer["status"])
-    more = f"; {have} of {answer['required']} approvals" if status == "pending" else ""
-    print(f"{answer['approval_id']} is {status}{more}.")
+    more = f"; {len(answer.approvers)} of {answer.required} approvals" if answer.status == "pending" else ""
+    print(f"{answer.approval_id} is {answer.status}{more}.")
 
 
 @app.command()

@@ -32,6 +32,7 @@ from workflows.messages import (
     REMIT_AWAITING_APPROVAL,
     REMIT_COST_USD,
     REMIT_STATUS,
+    Decided,
     KillState,
     RunResult,
     RunSummary,
@@ -186,7 +187,7 @@ class Remit:
             raise NotFound(f"Several approvals wait in run `{workflow_id}`; name one: {names}.")
         return summary, pending[0]
 
-    async def decide(self, workflow_id: str, approval_id: str, token: str) -> dict[str, object]:
+    async def decide(self, workflow_id: str, approval_id: str, token: str) -> Decided:
         """Send a signed decision by update, and say what became of the approval.
 
         Raises:
@@ -195,7 +196,7 @@ class Remit:
         with _answers(workflow_id):
             try:
                 return await self.handle(workflow_id).execute_update(
-                    "decide", decision_payload(approval_id, token), result_type=dict[str, object], rpc_timeout=ANSWER
+                    "decide", decision_payload(approval_id, token), result_type=Decided, rpc_timeout=ANSWER
                 )
             except WorkflowUpdateFailedError as e:
                 cause = e.cause

@@ -1,16 +1,45 @@
 """How a process finds the Temporal server, and one sentence when it can't."""
 
 import json
+from collections.abc import Sequence
+from typing import Any, cast
 
+from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, Plugin
-from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.common import RawValue
+from temporalio.contrib.pydantic import PydanticPayloadConverter
+from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
 from remit.settings import Settings
 
-__all__ = ["connect", "dev_state"]
+__all__ = ["CONVERTER", "Converter", "connect", "dev_state"]
+
+
+class Converter(PydanticPayloadConverter):
+    """Pydantic's converter, except that an untyped value which can't be decoded comes out as its `RawValue`.
+
+    The start input of a workflow is untyped. An error here would fail its task, not the workflow, again and again for ever;
+    the workflow itself says what is wrong and fails.
+    """
+
+    def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
+        """One value for each payload. Raises, for typed ones, as the base does."""
+        if type_hints:
+            return super().from_payloads(payloads, type_hints)
+        return [self._value(payload) for payload in payloads]
+
+    def _value(self, payload: Payload) -> Any:
+        try:
+            return super().from_payloads([payload])[0]
+        except Exception:  # whatever a stranger's bytes provoke in any of the decoders
+            return RawValue(payload)
+
+
+CONVERTER = DataConverter(payload_converter_class=Converter)
+"""What every client, worker and replayer of Remit uses."""
 
 
 def dev_state(settings: Settings) -> dict[str, str]:
@@ -19,7 +48,7 @@ def dev_state(settings: Settings) -> dict[str, str]:
         found = json.loads((settings.home / "dev.json").read_text())
     except (OSError, ValueError):
         return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    return {str(k): str(v) for k, v in cast("dict[object, object]", found).items()} if isinstance(found, dict) else {}
 
 
 async def connect(settings: Settings, plugins: list[Plugin] | None = None) -> Client:
@@ -33,11 +62,10 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None) -> Cl
         config = ClientConfig.load_client_connect_config()
     except (RuntimeError, ValueError, OSError) as e:
         raise InvalidInput(f"The Temporal profile can't be read: {' '.join(str(e).split())[:200]}.") from None
-    if not config.get("target_host"):
-        config["target_host"] = dev_state(settings).get("address", "127.0.0.1:7233")
-    address = config["target_host"]
+    address = config.get("target_host") or dev_state(settings).get("address", "127.0.0.1:7233")
+    config["target_host"] = address
     try:
-        return await Client.connect(**config, data_converter=pydantic_data_converter, plugins=plugins or [])
+        return await Client.connect(**config, data_converter=CONVERTER, plugins=plugins or [])
     except (RuntimeError, RPCError, OSError, ValueError):
         raise Unavailable(
             f"No Temporal server answers at `{address}`; start one with `remit dev`, or set `TEMPORAL_ADDRESS`."

@@ -151,7 +151,9 @@ class _Demo:
                 if len(rows) == len(self.tickets) and all(r.closed_at for r in rows.values()):
                     break
                 if time.monotonic() > end:
-                    raise Unavailable(f"The demo's queue wasn't done after {LONGEST_SECONDS} s; the worker said: {self._words()}")
+                    raise Unavailable(
+                        f"The demo's queue wasn't done after {LONGEST_SECONDS} s; the worker said: {self._words()}"
+                    )
                 await asyncio.sleep(REFRESH_SECONDS)
         await asyncio.gather(*self._people_at_work.values())
         return {t.ticket_id: await self.remit.status(_workflow_id(t)) for t in self.tickets}
@@ -214,9 +216,7 @@ class _Demo:
                 who = next(p for p in self.issuer.ensure().people if set(p.roles) & set(approval.request.roles))
                 await self._decide(workflow_id, who.sub, reason="Looked at it.")
 
-    async def _decide(
-        self, workflow_id: str, who: str, *, approve: bool = True, reason: str = "", again: bool = False
-    ) -> None:
+    async def _decide(self, workflow_id: str, who: str, *, approve: bool = True, reason: str = "", again: bool = False) -> None:
         """Sign as `who` and send it; nothing if they decided before (an answer that was lost), unless `again`."""
         summary = await self.remit.status(workflow_id)
         approval = summary.approvals[-1]
@@ -386,7 +386,11 @@ def _tell(demo: _Demo, summaries: Mapping[str, RunSummary], evidence: Mapping[st
             "",
             ("", "Scenario", "Evidence"),
             (
-                ("[green]holds[/]" if e.holds else "[red]FAILS[/]", name, escape("; ".join(f"{k}: {v}" for k, v in e.evidence.items())))
+                (
+                    "[green]holds[/]" if e.holds else "[red]FAILS[/]",
+                    name,
+                    escape("; ".join(f"{k}: {v}" for k, v in e.evidence.items())),
+                )
                 for name, e in evidence.items()
             ),
         )

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Self
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
+from remit.connection import CONVERTER
 from remit.settings import ROOT
 from workflows.messages import SEARCH_ATTRIBUTES
 
@@ -141,10 +141,11 @@ class TemporalServer(Process):
         while time.monotonic() < end:
             if not self.running:
                 raise Unavailable(f"The Temporal server didn't start: {self.last_words()}")
-            with contextlib.suppress(RuntimeError, RPCError, OSError), socket.create_connection(
-                ("127.0.0.1", int(self.address.rpartition(":")[2])), timeout=1
+            with (
+                contextlib.suppress(RuntimeError, RPCError, OSError),
+                socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), timeout=1),
             ):
-                client = await Client.connect(self.address, data_converter=pydantic_data_converter)
+                client = await Client.connect(self.address, data_converter=CONVERTER)
                 await client.count_workflows()
                 return client
             await asyncio.sleep(0.05)

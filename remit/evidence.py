@@ -60,8 +60,7 @@ def prove(
         ),
         "two_approvals": lambda c: _holds(
             c.refunds == [74000]
-            and len(c.approvers) == 1
-            and len(set(c.approvers[0])) == 2
+            and [len(set(a.approvers)) for a in c.run.approvals] == [2]
             and witness.after_first == 0
             and not witness.same_person_counted,
             refunds_cents=c.refunds,
@@ -70,7 +69,10 @@ def prove(
             same_person_counted_twice=witness.same_person_counted,
         ),
         "rejected": lambda c: _holds(
-            not c.refunds and c.drafts > 0 and "rejected" in c.reasons, refunds_cents=c.refunds, reply_drafts=c.drafts, refusals=c.reasons
+            not c.refunds and c.drafts > 0 and "rejected" in c.reasons,
+            refunds_cents=c.refunds,
+            reply_drafts=c.drafts,
+            refusals=c.reasons,
         ),
         "other_customer": lambda c: _holds(
             not c.refunds and "not_subject" in c.reasons and not c.foreign_writes(),
@@ -85,7 +87,9 @@ def prove(
             writes_to_other_customers=c.foreign_writes(),
         ),
         "loop_stopped": lambda c: _holds(
-            c.run.status == "stopped" and c.run.stopped_by == "tool_calls" and c.run.usage.tool_calls <= c.run.limits.tool_calls,
+            c.run.status == "stopped"
+            and c.run.stopped_by == "tool_calls"
+            and c.run.usage.tool_calls <= c.run.limits.tool_calls,
             stopped_by=c.run.stopped_by,
             tool_calls=c.run.usage.tool_calls,
             limit=c.run.limits.tool_calls,

@@ -1,4 +1,4 @@
-"""The embedded identity: a dev issuer with people and their keys under `.remit/`. For a laptop and the demo, never production."""
+"""The embedded identity: a dev issuer with people and their keys under `.remit/`. Never for production."""
 
 import fcntl
 import json

@@ -152,5 +152,7 @@ def show(run: RunSummary) -> list[object]:
         )
     if run.refused_total:
         last = run.refused[-1]
-        parts.append(f"\n[red]{run.refused_total} signals or updates were refused[/]; `{escape(last.name)}`: {escape(last.message)}")
+        parts.append(
+            f"\n[red]{run.refused_total} signals or updates were refused[/]; `{escape(last.name)}`: {escape(last.message)}"
+        )
     return parts

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import cast
 
 import structlog
 from opentelemetry import trace
@@ -22,8 +23,9 @@ def _run_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Add the run and the trace that a line belongs to."""
     if activity.in_activity():
         info = activity.info()
-        event |= {"workflow_id": info.workflow_id, "run_id": info.workflow_run_id, "attempt": info.attempt}
-        event["activity"] = info.activity_type
+        event.update(
+            workflow_id=info.workflow_id, run_id=info.workflow_run_id, attempt=info.attempt, activity=info.activity_type
+        )
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         event["trace_id"] = format(span.trace_id, "032x")
@@ -35,7 +37,8 @@ def _temporal_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     record = event.get("_record")
     for name in ("temporal_workflow", "temporal_activity"):
         if isinstance(details := getattr(record, name, None), dict):
-            event |= {k: v for k, v in details.items() if k in ("workflow_id", "run_id", "attempt", "activity_type")}
+            found = cast("dict[str, object]", details)
+            event.update({k: found[k] for k in ("workflow_id", "run_id", "attempt", "activity_type") if k in found})
     return event
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a real Temporal server for each test process, and an engine (worker, ledger, business) for each test."""
+"""Fixtures of all tests: a real Temporal server for each test process, an engine (worker, ledger, business) for each test."""
 
 import json
 import os

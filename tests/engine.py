@@ -1,13 +1,15 @@
 """An engine for tests: the real worker with its own ledger, business and task queue, and short words for what tests do."""
 
 import asyncio
+import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
@@ -17,11 +19,14 @@ from remit.issuer import DevIssuer
 from remit.settings import Settings
 from tools.connectors import sandbox
 from worker import build, ensure_search_attributes
-from workflows.messages import RunResult, RunSummary, ScriptCall, ScriptTurn
+from workflows.messages import Decided, Message, RunResult, RunSummary, ScriptCall, ScriptTurn, ToolMessage
+from workflows.state import parse_message
 
 __all__ = ["Engine", "call", "final", "turn"]
 
 PATIENCE_SECONDS = 30
+TASK_FAILED = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+UNHANDLED = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
 
 
 def call(name: str, **arguments: object) -> ScriptCall:
@@ -40,12 +45,21 @@ def final(outcome: str = "resolved", summary: str = "Done.") -> ScriptTurn:
 
 
 class Engine:
-    """A worker in this process over a real server."""
+    """A worker in this process over a real server.
 
-    def __init__(self, client: Client, home: Path) -> None:
+    Attributes:
+        overrides: settings that differ from those of a test.
+        working: whether a worker runs from the start; without one, `work` starts it.
+    """
+
+    def __init__(
+        self, client: Client, home: Path, *, overrides: Mapping[str, object] | None = None, working: bool = True
+    ) -> None:
         self.client = client
         self.home = home
-        self.settings = Settings(home=home, task_queue=f"remit-{uuid.uuid4().hex[:12]}", shutdown_seconds=1)
+        base = Settings(home=home, task_queue=f"remit-{uuid.uuid4().hex[:12]}", shutdown_seconds=1)
+        self.settings = base.model_copy(update=dict(overrides or {}))
+        self._working = working
         self.ledger = Ledger(self.settings.ledger)
         self.issuer = DevIssuer(home, env="dev")
         self.remit = Remit(client, self.settings.task_queue)
@@ -54,9 +68,20 @@ class Engine:
     async def __aenter__(self) -> Self:
         self.ledger.migrate()
         await ensure_search_attributes(self.client)
-        self._worker = build(self.client, self.settings, self.ledger)
-        await self._worker.__aenter__()
+        if self._working:
+            await self.work()
         return self
+
+    async def work(self) -> None:
+        """Start the worker."""
+        worker = build(self.client, self.settings, self.ledger)
+        await worker.__aenter__()
+        self._worker = worker
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker is running."""
+        return self._worker is not None and self._worker.is_running
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._worker:
@@ -78,8 +103,7 @@ class Engine:
     async def run(self, turns: Sequence[ScriptTurn], *, ticket: str = "T-1001", agent: str = "billing-resolution") -> RunSummary:
         """A scripted run from start to end."""
         handle = await self.start(turns, ticket=ticket, agent=agent)
-        await handle.result()
-        return await self.remit.status(handle.id)
+        return await self.closed(handle.id)
 
     async def until(self, workflow_id: str, holds: Callable[[RunSummary], bool]) -> RunSummary:
         """Poll the run until `holds`, for at most 30 s."""
@@ -110,10 +134,45 @@ class Engine:
         return approval.request.approval_id, token
 
     async def decide(
-        self, workflow_id: str, who: str, decision: Literal["approve", "reject"] = "approve", *, reason: str = ""
-    ) -> dict[str, object]:
-        """Decide on the only pending approval as `who`, by update."""
-        return await self.remit.decide(workflow_id, *await self.token(workflow_id, who, decision, reason=reason))
+        self,
+        workflow_id: str,
+        who: str,
+        decision: Literal["approve", "reject"] = "approve",
+        *,
+        approval_id: str | None = None,
+        reason: str = "",
+    ) -> Decided:
+        """Decide on the named or only pending approval as `who`, by update."""
+        token = await self.token(workflow_id, who, decision, approval_id=approval_id, reason=reason)
+        return await self.remit.decide(workflow_id, *token)
+
+    async def closed(self, workflow_id: str) -> RunSummary:
+        """Wait for the run's end, and look at it."""
+        await self.remit.result(workflow_id)
+        return await self.remit.status(workflow_id)
+
+    async def messages(self, workflow_id: str) -> list[Message]:
+        """The transcript of the run."""
+        return [parse_message(text) for text in await self.remit.transcript(workflow_id)]
+
+    async def answers(self, workflow_id: str) -> list[dict[str, Any]]:
+        """What the model got back from its tool calls, in order."""
+        return [json.loads(m.content) for m in await self.messages(workflow_id) if isinstance(m, ToolMessage)]
+
+    async def errors(self, workflow_id: str) -> list[tuple[str, str]]:
+        """Code and message of each error that the model got back."""
+        found = [answer["error"] for answer in await self.answers(workflow_id) if "error" in answer]
+        return [(error["code"], error["message"]) for error in found]
+
+    async def stalls(self, workflow_id: str) -> list[str]:
+        """Why workflow tasks of the run failed; a run that somebody poisoned fails one after the other."""
+        found: list[str] = []
+        async for event in self.remit.handle(workflow_id).fetch_history_events():
+            failed = event.workflow_task_failed_event_attributes
+            # A signal that arrives while a task completes the run makes the server ask for another task: that's no failure.
+            if event.event_type == TASK_FAILED and failed.cause != UNHANDLED:
+                found.append(failed.failure.message)
+        return found
 
     def rows(self, table: str) -> list[dict[str, str | int]]:
         """Rows of the sandbox business: what really happened."""

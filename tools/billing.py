@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from policies.errors import ToolRefusal
-from policies.models import Money, ResourceFacts
+from policies.models import ResourceFacts
 from tools.spec import Arguments, Connector, Result, ToolContext, tool
 
 __all__ = ["Billing", "Customer", "Invoice", "Invoices", "Refund"]
@@ -127,7 +127,14 @@ def refund_rules(args: RequestRefund, facts: ResourceFacts) -> None:
         )
 
 
-@tool(effect="read", risk="low", scope="customers:read", resource=("Customer", lambda a: a.customer_id), facts=customer_facts, fast=True)
+@tool(
+    effect="read",
+    risk="low",
+    scope="customers:read",
+    resource=("Customer", "customer_id"),
+    facts=customer_facts,
+    fast=True,
+)
 async def get_customer(args: GetCustomer, context: ToolContext) -> Customer:
     """Look up a customer: name, e-mail address and plan."""
     found = await context.use(Billing).customer(args.customer_id)
@@ -140,7 +147,7 @@ async def get_customer(args: GetCustomer, context: ToolContext) -> Customer:
     effect="write",
     risk="medium",
     scope="customers:write",
-    resource=("Customer", lambda a: a.customer_id),
+    resource=("Customer", "customer_id"),
     facts=customer_facts,
     idempotency="native_key",
 )
@@ -150,13 +157,27 @@ async def set_customer_email(args: SetCustomerEmail, context: ToolContext) -> Em
     return EmailChanged(customer_id=args.customer_id, email=args.email)
 
 
-@tool(effect="read", risk="low", scope="invoices:read", resource=("Customer", lambda a: a.customer_id), facts=customer_facts, fast=True)
+@tool(
+    effect="read",
+    risk="low",
+    scope="invoices:read",
+    resource=("Customer", "customer_id"),
+    facts=customer_facts,
+    fast=True,
+)
 async def list_invoices(args: ListInvoices, context: ToolContext) -> Invoices:
     """List a customer's invoices, newest first, with what was paid and refunded."""
     return Invoices(invoices=await context.use(Billing).invoices(args.customer_id))
 
 
-@tool(effect="read", risk="low", scope="invoices:read", resource=("Invoice", lambda a: a.invoice_id), facts=invoice_facts, fast=True)
+@tool(
+    effect="read",
+    risk="low",
+    scope="invoices:read",
+    resource=("Invoice", "invoice_id"),
+    facts=invoice_facts,
+    fast=True,
+)
 async def get_invoice(args: GetInvoice, context: ToolContext) -> Invoice:
     """Look up one invoice: its status, amount, and what was already refunded."""
     invoice = await context.use(Billing).invoice(args.invoice_id)
@@ -169,8 +190,8 @@ async def get_invoice(args: GetInvoice, context: ToolContext) -> Invoice:
     effect="write",
     risk="high",
     scope="refunds:write",
-    resource=("Invoice", lambda a: a.invoice_id),
-    amount=lambda a: Money(cents=a.amount_cents, currency=a.currency),
+    resource=("Invoice", "invoice_id"),
+    amount=("amount_cents", "currency"),
     facts=invoice_facts,
     rules=refund_rules,
     idempotency="native_key",

@@ -2,6 +2,7 @@
 
 import enum
 import json
+import re
 import types
 from collections.abc import Iterable
 from functools import cached_property
@@ -17,18 +18,30 @@ from tools.spec import ToolSpec, spec_of
 
 __all__ = ["Catalog"]
 
+RESERVED_NAMES = ("read", "write", "final_answer")
+"""The action groups of each policy, and the tool with which a model ends a run."""
+RESERVED_TYPES = ("Agent", "Role")
+
 
 class Catalog:
     """An immutable set of tools by name."""
 
     def __init__(self, specs: Iterable[ToolSpec]) -> None:
         """Raises:
-        ToolInvalid: two tools share a name, or one's arguments have no Cedar type.
+        ToolInvalid: two tools share a name, one has a name or a resource type that is taken, or arguments without a
+            Cedar type.
         """
         self.specs: dict[str, ToolSpec] = {}
         for spec in sorted(specs, key=lambda s: s.name):
             if spec.name in self.specs:
                 raise ToolInvalid(f"Two tools are called `{spec.name}`; rename one.")
+            if spec.name in RESERVED_NAMES:
+                raise ToolInvalid(f"A tool can't be called `{spec.name}`: the name is taken; rename it.")
+            if spec.resource_type in RESERVED_TYPES or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", spec.resource_type):
+                raise ToolInvalid(
+                    f"Tool `{spec.name}`: `{spec.resource_type}` can't be a resource type; use a word of letters and digits "
+                    "other than `Agent` and `Role`."
+                )
             self.specs[spec.name] = spec
         _ = self.cedar_schema
 
@@ -73,7 +86,9 @@ class Catalog:
             try:
                 context: dict[str, object] = {"args": _record(spec.arguments), "run": _record(RunFacts)}
             except TypeError as e:
-                raise ToolInvalid(f"Tool `{spec.name}`: {e}; use strings, integers, booleans, literals, lists or models.") from None
+                raise ToolInvalid(
+                    f"Tool `{spec.name}`: {e}; use strings, integers, booleans, literals, lists or models."
+                ) from None
             if spec.effect == "write":
                 context["resource"] = _record(ResourceFacts)
             actions[spec.name] = {
@@ -100,17 +115,17 @@ def _attributes(attributes: dict[str, Any]) -> dict[str, object]:
     return {"type": "Record", "attributes": attributes}
 
 
-def _cedar_type(annotation: Any) -> dict[str, object]:
+def _cedar_type(annotation: Any, inside: tuple[type[BaseModel], ...]) -> dict[str, object]:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _cedar_type(args[0])
+        return _cedar_type(args[0], inside)
     if origin is Literal:
         if all(isinstance(a, str) for a in args):
             return {"type": "String"}
         if all(isinstance(a, int) and not isinstance(a, bool) for a in args):
             return {"type": "Long"}
-    if origin in (set, list, frozenset) or (origin is tuple and args[-1] is ...):
-        return {"type": "Set", "element": _cedar_type(args[0])}
+    if origin in (set, list, frozenset) or (origin is tuple and args[1:] == (...,)):
+        return {"type": "Set", "element": _cedar_type(args[0], inside)}
     if annotation is bool:
         return {"type": "Boolean"}
     if annotation is int:
@@ -118,11 +133,17 @@ def _cedar_type(annotation: Any) -> dict[str, object]:
     if annotation is str or (isinstance(annotation, type) and issubclass(annotation, enum.StrEnum)):
         return {"type": "String"}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return _record(annotation)
-    raise TypeError(f"`{getattr(annotation, '__name__', annotation)}` has no Cedar type")
+        return _record(annotation, inside)
+    raise TypeError(f"`{_name(annotation)}` has no Cedar type")
 
 
-def _record(model: type[BaseModel]) -> dict[str, object]:
+def _name(annotation: object) -> str:
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _record(model: type[BaseModel], inside: tuple[type[BaseModel], ...] = ()) -> dict[str, object]:
+    if model in inside:
+        raise TypeError(f"`{model.__name__}` contains itself, which has no Cedar type")
     attributes: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         annotation: Any = info.annotation
@@ -132,5 +153,5 @@ def _record(model: type[BaseModel]) -> dict[str, object]:
             if len(rest) != 1 or len(get_args(annotation)) != 2:
                 raise TypeError(f"`{name}` is a union, which has no Cedar type")
             annotation, optional = rest[0], True
-        attributes[name] = {**_cedar_type(annotation), "required": not optional}
+        attributes[name] = {**_cedar_type(annotation, (*inside, model)), "required": not optional}
     return _attributes(attributes)

@@ -37,7 +37,7 @@ class SearchKb(Arguments):
     limit: Annotated[int, Field(ge=1, le=5)] = 3
 
 
-@tool(effect="read", risk="low", scope="kb:read", resource=("Corpus", lambda _: "kb"), fast=True, untrusted=True)
+@tool(effect="read", risk="low", scope="kb:read", resource=("Corpus", ""), fast=True, untrusted=True)
 async def search_kb(args: SearchKb, context: ToolContext) -> Documents:
     """Search the help articles; returns the best documents with their ids."""
     return await context.use(Knowledge).search(context.corpus, args.query, args.limit)

@@ -87,9 +87,9 @@ class ToolSpec:
     arguments: type[Arguments]
     result: type[Result]
     run: Callable[[Any, ToolContext], Awaitable[Result]] = field(repr=False)
-    resource: Callable[[Any], ResourceRef] = field(repr=False)
     resource_type: str
-    amount: Callable[[Any], Money] | None = field(repr=False)
+    resource_field: str
+    amount_fields: tuple[str, str] | None
     idempotency: Idempotency | None
     fast: bool
     untrusted: bool
@@ -116,12 +116,24 @@ class ToolSpec:
                 "scope": self.scope,
                 "description": self.description,
                 "arguments": self.schema,
-                "resource_type": self.resource_type,
+                "resource": [self.resource_type, self.resource_field],
                 "idempotency": self.idempotency or "",
-                "amount": self.amount is not None,
+                "amount": list(self.amount_fields or ()),
                 "untrusted": self.untrusted,
             }
         )
+
+    def resource(self, arguments: Arguments) -> ResourceRef:
+        """What a call with `arguments` is about."""
+        name = str(getattr(arguments, self.resource_field)) if self.resource_field else self.resource_type.lower()
+        return ResourceRef(type=self.resource_type, id=name)
+
+    def amount(self, arguments: Arguments) -> Money | None:
+        """The money that a call with `arguments` moves; None for a tool that moves none."""
+        if self.amount_fields is None:
+            return None
+        cents, currency = self.amount_fields
+        return Money(cents=getattr(arguments, cents), currency=getattr(arguments, currency))
 
     def parse(self, arguments: str) -> Arguments:
         """The typed arguments in the JSON text that a model gave.
@@ -149,11 +161,11 @@ def tool(
     effect: Effect,
     risk: Risk,
     scope: str,
-    resource: tuple[str, Callable[[A], str]],
+    resource: tuple[str, str],
     version: str = "1",
     idempotency: Idempotency | None = None,
-    amount: Callable[[A], Money] | None = None,
-    facts: Callable[[A, ToolContext], Awaitable[ResourceFacts]] | None = None,
+    amount: tuple[str, str] | None = None,
+    facts: Callable[[Any, ToolContext], Awaitable[ResourceFacts]] | None = None,  # one may serve several tools
     rules: Callable[[A, ResourceFacts], None] | None = None,
     fast: bool = False,
     untrusted: bool = False,
@@ -161,7 +173,8 @@ def tool(
     """Make an async function `(args, context) -> Result` a tool. Its docstring is what the model reads.
 
     Args:
-        resource: the type of what the tool acts on, and how its id is read from the arguments.
+        resource: the type of what the tool acts on, and the argument that holds its id; "" if there is only one.
+        amount: the arguments that hold the cents and the currency that the tool moves.
 
     Raises:
         ToolInvalid: the signature has no schema, or a write has no idempotency strategy.
@@ -180,7 +193,9 @@ def tool(
             raise ToolInvalid(f"Tool `{name}` reads, so it needs no `idempotency`; remove it.")
         if not function.__doc__:
             raise ToolInvalid(f"Tool `{name}` has no docstring; say in it what the tool does and when to use it.")
-        resource_type, resource_id = resource
+        for name_of_field in filter(None, (resource[1], *(amount or ()))):
+            if name_of_field not in arguments.model_fields:
+                raise ToolInvalid(f"Tool `{name}`: `{arguments.__name__}` has no argument `{name_of_field}`.")
         spec = ToolSpec(
             name=name,
             version=version,
@@ -191,9 +206,9 @@ def tool(
             arguments=arguments,
             result=result,
             run=cast(Callable[[Any, ToolContext], Awaitable[Result]], function),
-            resource=lambda args: ResourceRef(type=resource_type, id=resource_id(args)),
-            resource_type=resource_type,
-            amount=amount,
+            resource_type=resource[0],
+            resource_field=resource[1],
+            amount_fields=amount,
             idempotency=idempotency,
             fast=fast,
             untrusted=untrusted,
@@ -225,5 +240,7 @@ def _signature(function: Callable[..., object]) -> tuple[type[Arguments], type[R
     try:
         TypeAdapter(arguments).json_schema()
     except PydanticUserError as e:
-        raise ToolInvalid(f"Tool `{name}`: `{arguments.__name__}` has no JSON Schema: {' '.join(str(e.message).split())}.") from None
+        raise ToolInvalid(
+            f"Tool `{name}`: `{arguments.__name__}` has no JSON Schema: {' '.join(str(e.message).split())}."
+        ) from None
     return arguments, result

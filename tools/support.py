@@ -82,7 +82,7 @@ async def account_facts(args: AddAccountNote, context: ToolContext) -> ResourceF
     effect="read",
     risk="low",
     scope="tickets:read",
-    resource=("Ticket", lambda a: a.ticket_id),
+    resource=("Ticket", "ticket_id"),
     facts=ticket_facts,
     fast=True,
     untrusted=True,
@@ -99,7 +99,7 @@ async def get_ticket(args: GetTicket, context: ToolContext) -> Ticket:
     effect="write",
     risk="low",
     scope="tickets:write",
-    resource=("Ticket", lambda a: a.ticket_id),
+    resource=("Ticket", "ticket_id"),
     facts=ticket_facts,
     idempotency="native_key",
 )
@@ -112,7 +112,7 @@ async def tag_ticket(args: TagTicket, context: ToolContext) -> Written:
     effect="write",
     risk="low",
     scope="notes:write",
-    resource=("Customer", lambda a: a.customer_id),
+    resource=("Customer", "customer_id"),
     facts=account_facts,
     idempotency="native_key",
 )
@@ -128,10 +128,12 @@ async def add_account_note(args: AddAccountNote, context: ToolContext) -> Writte
     effect="write",
     risk="low",
     scope="replies:draft",
-    resource=("Ticket", lambda a: a.ticket_id),
+    resource=("Ticket", "ticket_id"),
     facts=ticket_facts,
     idempotency="native_key",
 )
 async def draft_reply(args: DraftReply, context: ToolContext) -> Written:
     """Draft a reply on a ticket. A person reads it before it is sent."""
-    return Written(id=await context.use(Support).draft_reply(args.ticket_id, args.text, idempotency_key=context.idempotency_key))
+    return Written(
+        id=await context.use(Support).draft_reply(args.ticket_id, args.text, idempotency_key=context.idempotency_key)
+    )

@@ -13,11 +13,12 @@ from policies.approvals import Approval
 from policies.bundle import Bundle
 from policies.canonical import digest
 from policies.identity import Directory
-from policies.models import AgentIdentity, Frozen, Money, ResourceFacts, RunStatus, Usage, UsageLimits
+from policies.models import AgentIdentity, ApprovalStatus, Frozen, Money, ResourceFacts, RunStatus, Usage, UsageLimits
 from policies.routing import Route
 
 __all__ = [
     "AGENT_RUN",
+    "FINAL_ANSWER",
     "REMIT_AGENT",
     "REMIT_AWAITING_APPROVAL",
     "REMIT_COST_USD",
@@ -30,6 +31,7 @@ __all__ = [
     "AssistantMessage",
     "CallModel",
     "Capsule",
+    "Decided",
     "ExecuteTool",
     "FinalAnswer",
     "KillState",
@@ -56,6 +58,8 @@ __all__ = [
 ]
 
 AGENT_RUN = "AgentRun"
+FINAL_ANSWER = "final_answer"
+"""The tool with which a model ends a run; offered to every agent, and carried out by the workflow itself."""
 TASK_QUEUE = "remit"
 
 REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
@@ -289,6 +293,15 @@ class WriteKill(Frozen):
     by: str = ""
 
 
+class Decided(Frozen):
+    """Answer of the update `decide`: how the approval stands now."""
+
+    approval_id: str
+    status: ApprovalStatus
+    approvers: tuple[str, ...]
+    required: int
+
+
 class KillState(Frozen):
     """Answer of the query `kill_switch`. Times are Unix seconds; acknowledged means: no new write can start."""
 
@@ -367,5 +380,3 @@ class RunSummary(Frozen):
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
-
-

@@ -29,16 +29,12 @@ async def call_model(arg: CallModel, *, summary: str) -> ModelTurn:
 
 
 async def read_facts(arg: ReadFacts, *, summary: str) -> RecordedFacts:
-    return await workflow.execute_local_activity(
-        "read_facts", arg, result_type=RecordedFacts, summary=summary, **options.READ
-    )
+    return await workflow.execute_local_activity("read_facts", arg, result_type=RecordedFacts, summary=summary, **options.READ)
 
 
 async def read_tool(arg: ReadTool, *, fast: bool, attempts: int, summary: str) -> ToolOutcome:
     if fast:
-        return await workflow.execute_local_activity(
-            "read_tool", arg, result_type=ToolOutcome, summary=summary, **options.READ
-        )
+        return await workflow.execute_local_activity("read_tool", arg, result_type=ToolOutcome, summary=summary, **options.READ)
     return await workflow.execute_activity(
         "read_tool", arg, result_type=ToolOutcome, summary=summary, **options.slow_read(attempts)
     )

@@ -9,7 +9,7 @@ from policies.approvals import Approval
 from policies.bundle import explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
-from policies.models import Risk, RunStatus, Usage, UsageLimits
+from policies.models import ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
 from workflows.messages import (
     Capsule,
     KillState,
@@ -132,6 +132,10 @@ class RunState(BaseModel):
 
     def succeeded(self, tool: str) -> None:
         self.failures.pop(tool, None)
+
+    def settle(self, approval_id: str, status: ApprovalStatus) -> None:
+        """Record what became of an approval."""
+        self.approvals[approval_id] = self.approvals[approval_id].model_copy(update={"status": status})
 
     @property
     def limits(self) -> UsageLimits:

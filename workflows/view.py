@@ -43,8 +43,7 @@ def cockpit(state: RunState, workflow_id: str) -> str:
     if state.kill.engaged:
         acknowledged = "acknowledged" if state.kill.acknowledged_at else "being written"
         lines.append(f"**Kill switch on** ({acknowledged}): {_cell(state.kill.reason)}")
-    for approval in state.pending:
-        lines.append(_pending(approval, workflow_id))
+    lines += [_pending(approval, workflow_id) for approval in state.pending]
     lines += [
         "",
         "| Budget | Used | Limit |",
@@ -61,7 +60,10 @@ def cockpit(state: RunState, workflow_id: str) -> str:
             outcome = f"{call.status} `{call.reason}`" if call.reason else call.status
             lines.append(f"| {call.step} | {_cell(call.tool)} | {_cell(call.resource)} | {amount} | {_cell(outcome)} |")
     if state.refused_total:
-        lines += ["", f"**{state.refused_total} signals or updates were refused**; the last known: `{state.refused[-1].reason}`."]
+        lines += [
+            "",
+            f"**{state.refused_total} signals or updates were refused**; the last known: `{state.refused[-1].reason}`.",
+        ]
     if capsule:
         lines += [
             "",
@@ -82,6 +84,6 @@ def _pending(approval: Approval, workflow_id: str) -> str:
             f"`{request.tool}`{amount} on `{request.resource}`, approved by: {have}. Expires {_time(request.expires_at)}.",
             "",
             f"    remit approve {workflow_id} {request.approval_id} --as YOU --reason '...'",
-            f"    remit sign {workflow_id} {request.approval_id} --as YOU --approve --reason '...'   # to paste as signal `decide`",
+            f"    remit sign {workflow_id} {request.approval_id} --as YOU --approve --reason '...'   # for the UI",
         ]
     )

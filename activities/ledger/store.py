@@ -8,8 +8,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from activities.ledger.tables import control, effects, kill_switches
 from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate
@@ -75,7 +76,7 @@ class Ledger:
         try:
             parsed = make_url(url)
             self._engine = sa.create_engine(parsed)
-        except (ArgumentError, ImportError, sa.exc.NoSuchModuleError):
+        except (ArgumentError, ImportError, NoSuchModuleError):
             raise InvalidInput("`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`.") from None
         if parsed.get_backend_name() == "sqlite":
             if parsed.database:
@@ -102,9 +103,7 @@ class Ledger:
                 return int(found)
             now = _now()
             connection.execute(sa.update(control).values(epoch=epoch))
-            connection.execute(
-                sa.insert(kill_switches).values(scope=scope, reason=reason, set_by=by, epoch=epoch, set_at=now)
-            )
+            connection.execute(sa.insert(kill_switches).values(scope=scope, reason=reason, set_by=by, epoch=epoch, set_at=now))
             return now
 
     def subject_sum(self, tool: str, subject: str) -> int:
@@ -179,13 +178,13 @@ class Ledger:
 
 
 def _serialise_sqlite(engine: Engine) -> None:
-    @sa.event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect")
     def _(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
             connection.execute(f"PRAGMA {pragma}")
 
-    @sa.event.listens_for(engine, "begin")
+    @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 

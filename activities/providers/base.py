@@ -48,7 +48,8 @@ class ProviderError(Exception):
     """A model call failed.
 
     Attributes:
-        code: stable: `rate_limited`, `overloaded`, `timeout`, `connection`, `auth`, `bad_request`, `bad_response`, `script_exhausted`.
+        code: stable: `rate_limited`, `overloaded`, `timeout`, `connection`, `auth`, `bad_request`, `bad_response` or
+            `script_exhausted`.
         retryable: whether the same call may succeed later.
         retry_after_s: the server's wish, in seconds, or None.
     """

@@ -1,0 +1,245 @@
+"""Verdicts of the bundles that Remit ships, over the tools that it ships."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.authorize import authorize
+from policies.models import ActionFacts, Decision, ResourceRef, RunFacts, Verdict
+from tests.builders import SUBJECT, agent, compiled, refund
+
+BUNDLES = ("incidents_v1", "refunds_v7", "support_v1")
+REFUNDS = compiled("refunds_v7")
+CENTS = st.integers(0, 120_000) | st.sampled_from([4999, 5000, 5001, 49_999, 50_000, 50_001])
+
+
+@dataclass(frozen=True)
+class Tier:
+    amount: int
+    earlier: int
+    approvals: int
+    decision: Decision
+    required: int = 0
+
+
+TIERS = (
+    Tier(4999, 0, 0, "allow"),
+    Tier(5000, 0, 0, "require_approval", 1),
+    Tier(50_000, 0, 0, "require_approval", 1),
+    Tier(50_001, 0, 0, "require_approval", 2),
+    Tier(5000, 0, 1, "allow"),
+    Tier(50_000, 0, 1, "allow"),
+    Tier(50_001, 0, 1, "require_approval", 2),
+    Tier(50_001, 0, 2, "allow"),
+    Tier(4900, 99, 0, "allow"),
+    Tier(4900, 100, 0, "require_approval", 1),
+    Tier(1, 4999, 0, "require_approval", 1),
+    Tier(4900, 45_100, 1, "allow"),
+    Tier(4900, 45_101, 1, "require_approval", 2),
+    Tier(1, 50_000, 2, "allow"),
+)
+
+
+def note(visibility: str, approvals: int = 0) -> ActionFacts:
+    triage = agent(role="support-triage")
+    asked = refund(by=triage, approvals=approvals)
+    return asked.model_copy(
+        update={
+            "tool": "add_account_note",
+            "resource": ResourceRef(type="Customer", id="cus_101"),
+            "arguments": {"customer_id": "cus_101", "visibility": visibility, "text": "hello"},
+        }
+    )
+
+
+def read(**changes: object) -> ActionFacts:
+    return refund(by=agent(**changes)).model_copy(
+        update={
+            "tool": "get_invoice",
+            "resource": ResourceRef(type="Invoice", id="in_1001"),
+            "arguments": {"invoice_id": "in_1001"},
+            "facts": None,
+        }
+    )
+
+
+@pytest.mark.parametrize("tier", TIERS, ids=str)
+def test_a_refund_falls_into_its_tier(tier: Tier) -> None:
+    """The amount and what the customer got in the last 24 hours, together, decide how many people must approve."""
+    verdict = authorize(REFUNDS, refund(tier.amount, earlier=tier.earlier, approvals=tier.approvals))
+    assert (verdict.decision, verdict.approvals_required) == (tier.decision, tier.required)
+
+
+def oracle(total: int, approvals: int, tier: int) -> tuple[str, int, bool]:
+    """The refund rules in words of their own."""
+    people = 2 if total > 50_000 else 1 if total >= 5000 else 0
+    strong = total >= 5000 and tier == 1
+    if approvals >= people and not strong:
+        return "allow", 0, False
+    return "require_approval", people if approvals < people else 0, strong
+
+
+@given(amount=CENTS, earlier=CENTS, approvals=st.integers(0, 3), tier=st.sampled_from([1, 2]))
+def test_the_verdict_on_a_refund_is_what_the_rules_say(amount: int, earlier: int, approvals: int, tier: int) -> None:
+    """For every amount, sum, number of approvals and model tier, Cedar agrees with an independent reading of the rules."""
+    verdict = authorize(REFUNDS, refund(amount, earlier=earlier, approvals=approvals, tier=tier))
+    expected = oracle(amount + earlier, approvals, tier)
+    assert (verdict.decision, verdict.approvals_required, verdict.route_strong) == expected
+
+
+@given(amount=st.integers(0, 2**63), earlier=st.integers(0, 2**63), tier=st.integers(1, 2))
+def test_no_sum_of_fifty_dollars_passes_without_a_human(amount: int, earlier: int, tier: int) -> None:
+    """From $50 on, nothing is allowed with no approvals, not even where the sum overflows."""
+    verdict = authorize(REFUNDS, refund(max(amount, 5000 - earlier), earlier=earlier, tier=tier))
+    assert verdict.decision != "allow"
+
+
+def test_a_refund_that_people_see_is_decided_by_the_strong_model() -> None:
+    """From $50 on, a proposal of the cheap model asks for the strong one, together with the approval."""
+    verdict = authorize(REFUNDS, refund(5000, tier=1))
+    assert (verdict.decision, verdict.approvals_required, verdict.route_strong) == ("require_approval", 1, True)
+
+
+def test_the_cheap_model_may_refund_small_amounts() -> None:
+    """Below $50 the model's tier doesn't matter."""
+    assert authorize(REFUNDS, refund(4999, tier=1)).decision == "allow"
+
+
+def test_a_read_only_agent_writes_nothing() -> None:
+    """No number of approvals lets an agent write while it is in `read_only` mode."""
+    verdict = authorize(REFUNDS, refund(by=agent(mode="read_only"), approvals=3))
+    assert (verdict.decision, verdict.policy_ids) == ("deny", ("read-only-mode",))
+    assert verdict.reason == "forbidden by read-only-mode"
+
+
+def test_a_read_only_agent_reads() -> None:
+    """`read_only` stops writes and nothing else."""
+    assert authorize(REFUNDS, read(mode="read_only")).decision == "allow"
+
+
+@pytest.mark.parametrize(("approvals", "decision"), [(0, "require_approval"), (1, "allow")])
+def test_a_draft_agent_writes_with_one_approval(approvals: int, decision: Decision) -> None:
+    """In `draft` mode a person approves each write, however small."""
+    assert authorize(REFUNDS, refund(100, by=agent(mode="draft"), approvals=approvals)).decision == decision
+
+
+@pytest.mark.parametrize(
+    "action", [refund(by=agent(status="suspended"), approvals=3), read(status="suspended")], ids=["write", "read"]
+)
+def test_a_suspended_agent_does_nothing(action: ActionFacts) -> None:
+    """Suspension stops reads and writes, whatever was approved."""
+    verdict = authorize(REFUNDS, action)
+    assert (verdict.decision, verdict.policy_ids) == ("deny", ("agent-suspended",))
+
+
+def test_an_unconditional_denial_asks_nobody() -> None:
+    """Where one policy forbids without a way out, the approvals that others ask for aren't asked for."""
+    verdict = authorize(REFUNDS, refund(60_000, by=agent(status="suspended")))
+    assert (verdict.decision, verdict.approvals_required, verdict.route_strong) == ("deny", 0, False)
+    assert verdict.reason == "forbidden by agent-suspended"
+
+
+@pytest.mark.parametrize("owner", ["Customer:cus_102", "customer:cus_101", f"{SUBJECT} ", ""])
+def test_another_customers_invoice_is_denied(owner: str) -> None:
+    """What belongs to somebody other than the run's subject isn't refunded, even if people approved."""
+    verdict = authorize(REFUNDS, refund(owner=owner, approvals=2))
+    assert (verdict.decision, verdict.policy_ids) == ("deny", ("other-subject",))
+
+
+@given(amount=CENTS, approvals=st.integers(0, 3), tier=st.sampled_from([1, 2]))
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("role", ["support-triage", "incident-assistant", "nobody"])
+def test_no_other_role_can_refund(bundle: str, role: str, amount: int, approvals: int, tier: int) -> None:
+    """Under no bundle does another role refund anything, and nobody is asked to approve what would be denied anyway."""
+    verdict = authorize(compiled(bundle), refund(amount, by=agent(role=role), approvals=approvals, tier=tier))
+    assert verdict.decision == "deny"
+
+
+@pytest.mark.parametrize("bundle", ["incidents_v1", "support_v1"])
+def test_the_billing_role_has_no_rights_under_other_bundles(bundle: str) -> None:
+    """A role's rights come from its own bundle."""
+    verdict = authorize(compiled(bundle), refund(100))
+    assert verdict == Verdict(decision="deny", reason="no policy permits this")
+
+
+@pytest.mark.parametrize(
+    ("visibility", "approvals", "decision"),
+    [("internal", 0, "allow"), ("customer", 0, "require_approval"), ("customer", 1, "allow")],
+)
+def test_a_note_that_the_customer_reads_is_approved_first(visibility: str, approvals: int, decision: Decision) -> None:
+    """Notes for staff pass; one that the customer can read waits for a person."""
+    assert authorize(compiled("support_v1"), note(visibility, approvals)).decision == decision
+
+
+@dataclass(frozen=True)
+class Unusable:
+    name: str
+    change: dict[str, object]
+    reason: str
+
+
+UNUSABLE = (
+    Unusable("unknown tool", {"tool": "mute_alert"}, 'action `Remit::Action::"mute_alert"` does not exist'),
+    Unusable("group as a tool", {"tool": "write"}, "policy_error"),
+    Unusable("no facts", {"facts": None}, "to have an attribute `resource`"),
+    Unusable("no arguments", {"arguments": {}}, "to have an attribute `amount_cents`"),
+    Unusable("unknown resource", {"resource": ResourceRef(type="Vault", id="v")}, "`Remit::Vault` is not declared"),
+    Unusable("wrong resource", {"resource": ResourceRef(type="Ticket", id="T-1")}, "`Remit::Ticket` is not valid"),
+    Unusable("float", {"arguments": {**refund().arguments, "amount_cents": 49.0}}, "policy_error"),
+    Unusable("null", {"arguments": {**refund().arguments, "reason": None}}, "null"),
+    Unusable("text for a number", {"arguments": {**refund().arguments, "amount_cents": "4900"}}, "policy_error"),
+    Unusable("extra argument", {"arguments": {**refund().arguments, "force": True}}, "`force`"),
+)
+
+
+@pytest.mark.parametrize("case", UNUSABLE, ids=lambda c: c.name)
+def test_a_question_that_cedar_cant_take_is_denied(case: Unusable) -> None:
+    """What doesn't fit the schema is a denial that says so, never an allow and never an exception."""
+    verdict = authorize(REFUNDS, refund(approvals=2).model_copy(update=case.change))
+    assert verdict.decision == "deny"
+    assert verdict.reason.startswith("policy_error: ")
+    assert case.reason in verdict.reason
+
+
+def test_an_error_while_evaluating_is_a_denial() -> None:
+    """Cedar skips a `forbid` that fails; a sum that overflows must not open the door that way."""
+    verdict = authorize(REFUNDS, refund(4900, earlier=2**63 - 1, approvals=2))
+    assert verdict.decision == "deny"
+    assert verdict.reason.startswith("policy_error: error while evaluating policy `refund-")
+    assert "integer overflow" in verdict.reason
+
+
+def test_policy_ids_are_sorted() -> None:
+    """Cedar's own order differs from answer to answer; ours doesn't."""
+    action = refund(60_000, tier=1, by=agent(mode="draft"))
+    seen = {authorize(REFUNDS, action).policy_ids for _ in range(50)}
+    assert seen == {("draft-mode", "refund-one-person", "refund-strong-model", "refund-two-people")}
+
+
+@given(st.text(max_size=80))
+def test_no_resource_id_changes_the_verdict(text: str) -> None:
+    """A resource id is data: quotes, newlines and Cedar syntax in it change nothing."""
+    action = refund(5000).model_copy(update={"resource": ResourceRef(type="Invoice", id=text)})
+    assert authorize(REFUNDS, action) == authorize(REFUNDS, refund(5000))
+
+
+@given(
+    subject=st.text(max_size=40),
+    calls=st.integers(0, 1000),
+    assurance=st.integers(0, 3),
+    tainted=st.booleans(),
+)
+def test_facts_that_no_rule_names_change_nothing(subject: str, calls: int, assurance: int, tainted: bool) -> None:
+    """With the owner being the subject, calls used, assurance and taint leave a small refund allowed."""
+    run = RunFacts(
+        subject=subject,
+        calls_used=calls,
+        approvals=0,
+        model_tier=1,
+        assurance=assurance,
+        tainted=tainted,
+        subject_sum_cents=0,
+    )
+    assert authorize(REFUNDS, refund(owner=subject).model_copy(update={"run": run})).decision == "allow"

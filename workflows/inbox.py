@@ -1,0 +1,89 @@
+"""What strangers may send to a run: parsed with suspicion, verified, counted at most once. Pure."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError
+from temporalio.common import RawValue
+
+from policies import approvals
+from policies.approvals import Approval, ApprovalDecision
+from policies.bundle import explain
+from policies.errors import ApprovalRefused
+from policies.models import Frozen
+from workflows.state import RunState
+
+__all__ = ["DecideSignal", "KillSignal", "count_decision", "parse", "verified"]
+
+MAX_BYTES = 16_384
+T = TypeVar("T", bound=Frozen)
+
+
+class KillSignal(Frozen):
+    """Payload of the signal `kill`: `{"reason": "..."}`."""
+
+    reason: str = Field(min_length=1, max_length=500)
+    by: str = Field(default="", max_length=200)
+
+
+class DecideSignal(Frozen):
+    """Payload of the signal or update `decide`. Whatever else it holds (an `approver`, say) is a claim, and ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    approval_id: str = Field(max_length=100)
+    decision_jws: str
+
+
+def parse(model: type[T], args: Sequence[RawValue]) -> T:
+    """The one payload in `args` as `model`.
+
+    Raises:
+        ApprovalRefused: `malformed` or `too_large`; never another error, whatever the bytes are.
+    """
+    if len(args) != 1:
+        raise ApprovalRefused("malformed", f"Expected one JSON object, got {len(args)} inputs.")
+    data = args[0].payload.data
+    if len(data) > MAX_BYTES:
+        raise ApprovalRefused("too_large", f"The payload is over {MAX_BYTES} bytes.")
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as e:
+        raise ApprovalRefused("malformed", f"The payload can't be used: {explain(e)}.") from None
+
+
+def verified(state: RunState, run_id: str, request: DecideSignal, now: int) -> tuple[Approval, ApprovalDecision]:
+    """The approval that `request` is about and the decision it proves; changes nothing.
+
+    Raises:
+        ApprovalRefused: it doesn't count.
+    """
+    approval = state.approvals.get(request.approval_id)
+    if approval is None or state.capsule is None:
+        raise ApprovalRefused("unknown_approval", f"There is no approval `{request.approval_id}` in this run.")
+    decision = approvals.verify_decision(
+        request.decision_jws,
+        request=approval.request,
+        run_id=run_id,
+        directory=state.capsule.directory,
+        now=now,
+        barred=frozenset({state.start.requester, state.capsule.agent.id}),
+    )
+    if decision.nonce not in state.nonces:
+        approvals.add_decision(approval, decision)
+    return approval, decision
+
+
+def count_decision(state: RunState, run_id: str, request: DecideSignal, now: int) -> Approval:
+    """Count a decision; the same one sent twice (by a client that retried) changes nothing.
+
+    Raises:
+        ApprovalRefused: it doesn't count.
+    """
+    approval, decision = verified(state, run_id, request, now)
+    if decision.nonce in state.nonces:
+        return approval
+    after = approvals.add_decision(approval, decision)
+    state.nonces.append(decision.nonce)
+    state.approvals[request.approval_id] = after
+    return after

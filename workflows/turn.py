@@ -1,0 +1,244 @@
+"""One tool call of a turn: granted, parsed, judged, named, observed. Pure; what is awaited in between is the loop's."""
+
+import json
+from dataclasses import dataclass, replace
+
+from policies import approvals
+from policies.approvals import Action, ApprovalRequest
+from policies.authorize import authorize
+from policies.bundle import compile_policy
+from policies.errors import ToolRefusal
+from policies.models import ActionFacts, Money, ResourceRef, RunFacts, Verdict
+from tools.catalog import Catalog
+from tools.spec import Arguments, ToolSpec
+from workflows.keys import idempotency_key
+from workflows.messages import (
+    FINAL_ANSWER,
+    AssistantMessage,
+    Capsule,
+    ExecuteTool,
+    ReadFacts,
+    ReadTool,
+    RecordedFacts,
+    ToolCallView,
+    ToolMessage,
+    ToolOutcome,
+    ToolRequest,
+)
+from workflows.state import RunState
+
+__all__ = ["Bound", "Call", "Turn"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A tool and the typed arguments that the model gave it."""
+
+    spec: ToolSpec
+    arguments: Arguments
+
+    @property
+    def resource(self) -> ResourceRef:
+        return self.spec.resource(self.arguments)
+
+    @property
+    def amount(self) -> Money | None:
+        return self.spec.amount(self.arguments)
+
+    @property
+    def values(self) -> dict[str, object]:
+        return self.arguments.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call that the model proposed.
+
+    Attributes:
+        index: its place in the turn; with the step it names the call for good.
+        slot: where its result goes in the transcript.
+        bound: None when the tool isn't granted or its arguments don't parse.
+        refusal: why it won't be made.
+    """
+
+    index: int
+    slot: int
+    request: ToolRequest
+    bound: Bound | None = None
+    recorded: RecordedFacts | None = None
+    verdict: Verdict | None = None
+    refusal: ToolRefusal | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The calls of one model turn, judged against one run."""
+
+    state: RunState
+    capsule: Capsule
+    catalog: Catalog
+    calls_used: int
+
+    @staticmethod
+    def requests(message: AssistantMessage) -> list[tuple[int, ToolRequest]]:
+        """The calls that count: all but a `final_answer` that stands alone."""
+        alone = len(message.tool_calls) == 1
+        return [(i, r) for i, r in enumerate(message.tool_calls) if not (alone and r.name == FINAL_ANSWER)]
+
+    def propose(self, index: int, request: ToolRequest) -> Call:
+        """The call, if the agent may use the tool and its arguments parse."""
+        call = Call(index=index, slot=len(self.state.messages) + 1 + index, request=request)
+        try:
+            spec = self._granted(request.name)
+            return replace(call, bound=Bound(spec, spec.parse(request.arguments)))
+        except ToolRefusal as e:
+            return replace(call, refusal=e)
+
+    def _granted(self, name: str) -> ToolSpec:
+        if name == FINAL_ANSWER:
+            raise ToolRefusal("not_alone", "Call `final_answer` alone, after you have seen the results of the other calls.")
+        spec = self.catalog.get(name)
+        pinned = next((t for t in self.capsule.tools if t.name == name), None)
+        if pinned is None:
+            raise ToolRefusal("not_granted", f"This agent may not use `{name}`.")
+        if pinned.digest != spec.digest:
+            raise ToolRefusal("tool_changed", f"`{name}` has changed since this run was admitted.")
+        return spec
+
+    def facts_wanted(self, call: Call) -> ReadFacts | None:
+        """What must be asked of the world before `call` can be judged; only writes need it."""
+        if call.bound is None or call.bound.spec.effect == "read":
+            return None
+        return ReadFacts(subject=self.capsule.subject, tool=call.bound.spec.name, arguments=call.request.arguments)
+
+    def judge(self, call: Call, recorded: RecordedFacts | None) -> Call:
+        """The call with its verdict: the subject binding, the business rules, then the policy."""
+        bound = call.bound
+        if bound is None:
+            return call
+        call = replace(call, recorded=recorded)
+        try:
+            if recorded:
+                self._bind(bound, recorded)
+            verdict = self._verdict(bound, recorded)
+        except ToolRefusal as e:
+            return replace(call, refusal=e)
+        refusal = ToolRefusal("denied", f"Policy: {verdict.reason}.") if verdict.decision == "deny" else None
+        return replace(call, verdict=verdict, refusal=refusal)
+
+    def _bind(self, bound: Bound, recorded: RecordedFacts) -> None:
+        if not recorded.facts.exists:
+            raise ToolRefusal("not_found", f"`{bound.resource.id}` doesn't exist.")
+        if self.capsule.subject and recorded.facts.owner != self.capsule.subject:
+            raise ToolRefusal("not_subject", f"`{bound.resource.id}` isn't what this run is for.")
+        if bound.spec.rules:
+            bound.spec.rules(bound.arguments, recorded.facts)
+
+    def _verdict(self, bound: Bound, recorded: RecordedFacts | None) -> Verdict:
+        capsule, state = self.capsule, self.state
+        return authorize(
+            compile_policy(capsule.bundle, self.catalog.cedar_schema),
+            ActionFacts(
+                agent=capsule.agent,
+                tool=bound.spec.name,
+                resource=bound.resource,
+                arguments=bound.arguments.model_dump(mode="json", exclude_none=True),
+                run=RunFacts(
+                    subject=capsule.subject,
+                    calls_used=self.calls_used,
+                    approvals=0,
+                    model_tier=state.tier,
+                    assurance=capsule.agent.assurance,
+                    tainted=state.tainted,
+                    subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
+                ),
+                facts=recorded.facts if recorded else None,
+            ),
+        )
+
+    def action(self, call: Call, bound: Bound) -> Action:
+        """What exactly is approved and performed."""
+        capsule = self.capsule
+        return Action(
+            run_id=capsule.run_id,
+            agent=capsule.agent.id,
+            subject=capsule.subject,
+            tool=bound.spec.id,
+            resource=bound.resource,
+            arguments=bound.values,
+            policy_digest=capsule.bundle.digest,
+            idempotency_key=idempotency_key(capsule.workflow_id, self.state.step, call.index, bound.spec.id, bound.values),
+        )
+
+    def approval_request(self, call: Call, bound: Bound, rounds: int, now: int) -> ApprovalRequest:
+        """What is put before people; `rounds` counts how often this call was put before them already."""
+        action = self.action(call, bound)
+        return ApprovalRequest(
+            approval_id=f"ap-{self.state.step}-{call.index}" + (f"-{rounds}" if rounds else ""),
+            action_digest=approvals.action_digest(action),
+            tool=bound.spec.id,
+            resource=bound.resource,
+            arguments=bound.values,
+            amount=bound.amount,
+            required=call.verdict.approvals_required if call.verdict else 0,
+            roles=self.capsule.approver_roles,
+            policy_ids=call.verdict.policy_ids if call.verdict else (),
+            requested_at=now,
+            expires_at=now + self.state.limits.approval_seconds,
+        )
+
+    def read(self, call: Call, bound: Bound) -> ReadTool:
+        capsule = self.capsule
+        return ReadTool(
+            capsule=capsule.digest,
+            subject=capsule.subject,
+            corpus=capsule.corpus,
+            tool=bound.spec.name,
+            arguments=call.request.arguments,
+            call_id=call.request.id,
+            slot=call.slot,
+        )
+
+    def write(self, call: Call, bound: Bound, approval: approvals.Approval | None) -> ExecuteTool:
+        action = self.action(call, bound)
+        return ExecuteTool(
+            capsule=self.capsule.digest,
+            step=self.state.step,
+            index=call.index,
+            slot=call.slot,
+            call_id=call.request.id,
+            tool=bound.spec.name,
+            arguments=call.request.arguments,
+            idempotency_key=action.idempotency_key,
+            action_digest=approvals.action_digest(action),
+            calls_used=self.calls_used,
+            model_tier=self.state.tier,
+            tainted=self.state.tainted,
+            approval=approval,
+        )
+
+    def observe(self, call: Call, outcome: ToolOutcome) -> None:
+        """Put the outcome into the transcript, and count it as a success or as failed tries of its tool."""
+        state, name, bound = self.state, call.request.name, call.bound
+        if outcome.status == "done":
+            state.succeeded(name)
+            content = outcome.content
+            state.tainted = state.tainted or bool(bound and bound.spec.untrusted)
+        else:
+            state.failed(name, outcome.attempt)
+            left = max(0, state.limits.attempts_per_step - state.failures[name])
+            error = {"code": outcome.reason or outcome.status, "message": outcome.content, "attempts_left": left}
+            content = json.dumps({"error": error}, sort_keys=True, ensure_ascii=False)
+        state.append(ToolMessage(call_id=call.request.id, name=name, content=content))
+        state.calls.append(
+            ToolCallView(
+                step=state.step,
+                tool=name[:80],
+                resource=str(bound.resource) if bound else "",
+                amount=bound.amount if bound else None,
+                status=outcome.status,
+                reason=outcome.reason,
+                policy_ids=call.verdict.policy_ids if call.verdict else (),
+                idempotency_key=self.action(call, bound).idempotency_key if bound and bound.spec.effect == "write" else "",
+            )
+        )
