@@ -33,6 +33,7 @@ from remit.issuer import DevIssuer, read_directory
 from remit.settings import ROOT, Settings, load
 from tools.billing import Billing
 from tools.builtin import CATALOG
+from tools.connectors import sandbox
 from tools.connectors.corpus import Corpora
 from tools.connectors.sandbox import Sandbox
 from tools.incidents import Incidents
@@ -90,23 +91,18 @@ def _directory(settings: Settings) -> Directory:
 
 
 def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
-    """A worker with everything that `settings` asks for. Call `ledger.migrate()` before it runs.
-
-    Raises:
-        InvalidInput: the sandbox business doesn't exist.
-    """
+    """A worker with everything that `settings` asks for. Call `ledger.migrate()` before it runs."""
     if not settings.business_path.is_file():
-        raise InvalidInput(
-            f"There is no business at `{settings.business_path}`; `remit dev` makes one, or set `REMIT_BUSINESS`."
-        )
+        structlog.get_logger("remit.worker").warning("new empty sandbox business", path=str(settings.business_path))
+        sandbox.create(settings.business_path, {})
     library = Library([ROOT], CATALOG)
-    sandbox = Sandbox(settings.business_path)
+    business = Sandbox(settings.business_path)
     corpora = Corpora(library.corpora)
     connectors: dict[type[Connector], Connector] = {
-        Billing: sandbox,
-        Support: sandbox,
-        Incidents: sandbox,
-        Subjects: sandbox,
+        Billing: business,
+        Support: business,
+        Incidents: business,
+        Subjects: business,
         Knowledge: corpora,
     }
     runs = Runs()
@@ -174,6 +170,7 @@ async def serve(settings: Settings) -> None:
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)
     ledger.close()
+    telemetry.flush()
 
 
 def main() -> int:

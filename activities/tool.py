@@ -94,7 +94,7 @@ class ToolActivities:
                     reason, _, message = effect.outcome.partition(": ")
                     return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
                 # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
-                outcome = await _uncut(self._perform(spec, args, context, intent))
+                outcome = await _uncut(self._perform(spec, args, context, effect))
             except ApprovalNeeded as e:
                 return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
             except KillSwitchEngaged as e:
@@ -147,10 +147,11 @@ class ToolActivities:
 
         return await asyncio.to_thread(self._ledger.reserve, intent, [run_scope(capsule.run_id)], judge)
 
-    async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, intent: Intent) -> str:
+    async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> str:
         """Send the effect and record what became of it."""
-        key = intent.idempotency_key
-        await asyncio.to_thread(self._ledger.sent, key)
+        key = effect.idempotency_key
+        if not await asyncio.to_thread(self._ledger.sent, key, effect.attempts):
+            raise ApplicationError("Another attempt has taken this write over.", type="superseded")
         try:
             result = (await spec.run(args, context)).model_dump_json()
         except ToolRefusal as e:

@@ -11,12 +11,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from structlog.typing import EventDict, WrappedLogger
 from temporalio import activity
-from temporalio.contrib.opentelemetry import OpenTelemetryPlugin, create_tracer_provider
+from temporalio.contrib.opentelemetry import OpenTelemetryPlugin, ReplaySafeTracerProvider, create_tracer_provider
 
 from remit import __version__
 from remit.settings import Settings
 
-__all__ = ["logs", "traces"]
+__all__ = ["flush", "logs", "traces"]
 
 
 def _run_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -70,6 +70,7 @@ def logs(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    logging.captureWarnings(True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -81,3 +82,10 @@ def traces(settings: Settings) -> list[OpenTelemetryPlugin]:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return [OpenTelemetryPlugin(add_temporal_spans=True)]
+
+
+def flush() -> None:
+    """Send what is still to be sent; call it last, for the process ends without running exit handlers."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, ReplaySafeTracerProvider):
+        provider.shutdown()

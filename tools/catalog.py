@@ -116,6 +116,7 @@ def _attributes(attributes: dict[str, Any]) -> dict[str, object]:
 
 
 def _cedar_type(annotation: Any, inside: tuple[type[BaseModel], ...]) -> dict[str, object]:
+    given: object = annotation
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _cedar_type(args[0], inside)
@@ -134,7 +135,7 @@ def _cedar_type(annotation: Any, inside: tuple[type[BaseModel], ...]) -> dict[st
         return {"type": "String"}
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return _record(annotation, inside)
-    raise TypeError(f"`{_name(annotation)}` has no Cedar type")
+    raise TypeError(f"`{_name(given)}` has no Cedar type")
 
 
 def _name(annotation: object) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from policies.bundle import explain
-from policies.canonical import digest
+from policies.canonical import canonical_json, digest
 from policies.errors import ToolInvalid, ToolRefusal
 from policies.models import Effect, Idempotency, Money, ResourceFacts, ResourceRef, Risk
 
@@ -142,9 +142,19 @@ class ToolSpec:
             ToolRefusal: `validation_failed`, saying which field and why.
         """
         try:
-            return self.arguments.model_validate_json(arguments)
+            parsed = self.arguments.model_validate_json(arguments)
         except ValidationError as e:
             raise ToolRefusal("validation_failed", f"`{self.name}`: {explain(e)}") from None
+        try:
+            # What is derived from arguments later, in workflow code, must not fail there: that task would be retried for ever.
+            canonical_json(parsed)
+            self.amount(parsed)
+        except ValueError:
+            raise ToolRefusal(
+                "validation_failed",
+                f"`{self.name}`: an argument is out of range; integers go up to 2**53 - 1, amounts from 0, in a currency.",
+            ) from None
+        return parsed
 
 
 _ATTRIBUTE = "__remit_tool__"
@@ -191,7 +201,7 @@ def tool(
             raise ToolInvalid(f"Tool `{name}` writes, so it can't be `fast`: writes never run as local activities.")
         if effect == "read" and idempotency is not None:
             raise ToolInvalid(f"Tool `{name}` reads, so it needs no `idempotency`; remove it.")
-        if not function.__doc__:
+        if not (function.__doc__ or "").strip():
             raise ToolInvalid(f"Tool `{name}` has no docstring; say in it what the tool does and when to use it.")
         for name_of_field in filter(None, (resource[1], *(amount or ()))):
             if name_of_field not in arguments.model_fields:
@@ -202,7 +212,7 @@ def tool(
             effect=effect,
             risk=risk,
             scope=scope,
-            description=inspect.cleandoc(function.__doc__),
+            description=inspect.cleandoc(function.__doc__ or ""),
             arguments=arguments,
             result=result,
             run=cast(Callable[[Any, ToolContext], Awaitable[Result]], function),

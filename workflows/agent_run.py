@@ -542,5 +542,5 @@ async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
     task = asyncio.create_task(work)
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
+            await workflow.wait([task])
     task.result()

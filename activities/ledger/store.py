@@ -76,11 +76,11 @@ class Ledger:
         try:
             parsed = make_url(url)
             self._engine = sa.create_engine(parsed)
-        except (ArgumentError, ImportError, NoSuchModuleError):
+            if parsed.get_backend_name() == "sqlite" and parsed.database:
+                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        except (ArgumentError, ImportError, NoSuchModuleError, OSError, ValueError):  # a port that is no number: ValueError
             raise InvalidInput("`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`.") from None
         if parsed.get_backend_name() == "sqlite":
-            if parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             _serialise_sqlite(self._engine)
 
     def close(self) -> None:
@@ -149,7 +149,8 @@ class Ledger:
             else:
                 judge(_sum(connection, intent.tool, intent.subject, intent.idempotency_key))
                 if row:
-                    _set(connection, intent.idempotency_key, state="reserved", attempts=row.attempts + 1)
+                    again = {**_values(intent), "attempts": row.attempts + 1, "settled_at": None}
+                    _set(connection, intent.idempotency_key, **again)
                 else:
                     connection.execute(sa.insert(effects).values(**_values(intent)))
             row = _find(connection, intent.idempotency_key)
@@ -158,15 +159,33 @@ class Ledger:
         assert row
         return row
 
-    def sent(self, key: str) -> None:
-        """Record that the effect is about to leave: from now on it may have happened."""
+    def sent(self, key: str, attempt: int) -> bool:
+        """Record that the effect is about to leave: from now on it may have happened.
+
+        Args:
+            attempt: the `attempts` of the row that `reserve` gave.
+
+        Returns:
+            Whether the caller may perform it. G2: an attempt that was given up for lost, and then woke up, may not, for
+            another one has reserved the effect since.
+        """
         with self._engine.begin() as connection:
-            _set(connection, key, state="sent")
+            marked = connection.execute(
+                sa.update(effects)
+                .where(effects.c.idempotency_key == key, effects.c.attempts == attempt)
+                .where(effects.c.state.in_(("reserved", "sent")))
+                .values(state="sent")
+            )
+            return marked.rowcount == 1
 
     def settle(self, key: str, state: Literal["done", "failed", "released", "indeterminate"], outcome: str) -> None:
-        """Record what became of the effect."""
+        """Record what became of the effect. What is known to be done or failed stays so."""
         with self._engine.begin() as connection:
-            _set(connection, key, state=state, outcome=outcome, settled_at=_now())
+            connection.execute(
+                sa.update(effects)
+                .where(effects.c.idempotency_key == key, effects.c.state.not_in(("done", "failed")))
+                .values(state=state, outcome=outcome, settled_at=_now())
+            )
 
     def effects(self, run_id: str | None = None) -> list[Effect]:
         """Rows, oldest first; of one run or of all."""

@@ -1,0 +1,526 @@
+"""The effect ledger: one order of reservations and kills, sums that count what may have happened, nothing twice."""
+
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from activities.ledger.store import COUNTED, DAY_MS, Effect, EffectState, Intent, Ledger, run_scope
+from activities.ledger.tables import effects, metadata
+from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate, ToolRefusal
+from policies.models import Idempotency, Money, ResourceRef
+from remit.settings import ROOT
+from tests.builders import SUBJECT
+
+TOOL = "request_refund@1"
+SCOPES = [run_scope("run-1")]
+
+
+@pytest.fixture(params=["sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database of each kind that the ledger runs on."""
+    assert request.param == "sqlite"
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def ledger(url: str) -> Generator[Ledger]:
+    found = Ledger(url)
+    found.migrate()
+    yield found
+    found.close()
+
+
+def intent(
+    key: str = "rk_1",
+    *,
+    cents: int | None = 4900,
+    subject: str = SUBJECT,
+    tool: str = TOOL,
+    strategy: Idempotency = "native_key",
+    approvers: tuple[str, ...] = (),
+) -> Intent:
+    return Intent(
+        idempotency_key=key,
+        run_id="run-1",
+        workflow_id="wf-1",
+        agent="billing-resolution",
+        tool=tool,
+        resource=ResourceRef(type="Invoice", id="in_1001"),
+        subject=subject,
+        amount=None if cents is None else Money(cents=cents, currency="USD"),
+        action_digest="sha256:" + "a" * 64,
+        approvers=approvers,
+        strategy=strategy,
+    )
+
+
+def yes(_: int) -> None:
+    """The judge that lets everything pass."""
+
+
+def no(_: int) -> None:
+    raise ToolRefusal("denied", "The judge says no.")
+
+
+def reserve(ledger: Ledger, wanted: Intent | None = None, judge: Callable[[int], None] = yes) -> Effect:
+    return ledger.reserve(wanted or intent(), SCOPES, judge)
+
+
+def send(ledger: Ledger, wanted: Intent | None = None) -> Effect:
+    """Reserve and mark as sent."""
+    row = reserve(ledger, wanted)
+    assert ledger.sent(row.idempotency_key, row.attempts)
+    return row
+
+
+def only(ledger: Ledger) -> Effect:
+    (row,) = ledger.effects()
+    return row
+
+
+def change(url: str, **values: object) -> None:
+    """Write into every row, behind the ledger's back."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.update(effects).values(**values))
+    engine.dispose()
+
+
+# ---- one effect -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reservation_records_the_intent(ledger: Ledger) -> None:
+    """A reserved effect says who wants to do what, to what, for whom and with whose approval."""
+    row = reserve(ledger, intent(approvers=("ana@example.com", "bo@example.com")))
+    assert row == only(ledger)
+    assert row.model_dump(exclude={"reserved_at"}) == {
+        "idempotency_key": "rk_1",
+        "run_id": "run-1",
+        "workflow_id": "wf-1",
+        "agent": "billing-resolution",
+        "tool": TOOL,
+        "resource": "Invoice:in_1001",
+        "subject": SUBJECT,
+        "amount_cents": 4900,
+        "currency": "USD",
+        "action_digest": "sha256:" + "a" * 64,
+        "approvers": "ana@example.com,bo@example.com",
+        "state": "reserved",
+        "attempts": 1,
+        "outcome": "",
+        "settled_at": None,
+    }
+
+
+def test_an_effect_without_money_counts_nothing(ledger: Ledger) -> None:
+    """A write that moves no money is recorded with no amount and no currency."""
+    row = reserve(ledger, intent(cents=None))
+    assert (row.amount_cents, row.currency, ledger.subject_sum(TOOL, SUBJECT)) == (0, "", 0)
+
+
+def test_an_effect_goes_from_reserved_to_done(ledger: Ledger) -> None:
+    """Reserved, sent, done: each state is on record, with the outcome and when it was settled."""
+    send(ledger)
+    assert only(ledger).state == "sent"
+    ledger.settle("rk_1", "done", '{"refund_id": "re_1"}')
+    row = only(ledger)
+    assert (row.state, row.outcome) == ("done", '{"refund_id": "re_1"}')
+    assert row.settled_at is not None
+    assert row.settled_at >= row.reserved_at
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_what_is_settled_comes_back(ledger: Ledger, state: EffectState) -> None:
+    """A retry gets what the earlier attempt recorded: not judged, not counted as an attempt, whatever was killed since."""
+    send(ledger)
+    ledger.settle("rk_1", "done" if state == "done" else "failed", "outcome")
+    ledger.engage(SCOPES[0], "stop", "ana")
+    row = reserve(ledger, judge=no)
+    assert (row.state, row.outcome, row.attempts) == (state, "outcome", 1)
+
+
+def test_a_lost_attempt_is_reserved_again(ledger: Ledger) -> None:
+    """What was reserved and never sent can't have happened: the next attempt is judged anew and takes it over."""
+    reserve(ledger)
+    row = reserve(ledger, intent(approvers=("ana@example.com",)))
+    assert (row.state, row.attempts, row.approvers) == ("reserved", 2, "ana@example.com")
+    assert len(ledger.effects()) == 1
+
+
+def test_a_reservation_taken_over_counts_from_now(ledger: Ledger, url: str) -> None:
+    """The window of the sums begins with the attempt that performs the effect, not with one that was lost long ago."""
+    reserve(ledger)
+    change(url, reserved_at=0)
+    reserve(ledger)
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+
+
+def test_an_older_attempt_cant_send_what_another_took_over(ledger: Ledger) -> None:
+    """An attempt that was slow, and given up for lost, learns that it must not perform the effect a second time."""
+    old = reserve(ledger)
+    new = reserve(ledger)
+    assert ledger.sent("rk_1", new.attempts)
+    assert not ledger.sent("rk_1", old.attempts)
+    ledger.settle("rk_1", "done", "{}")
+    assert not ledger.sent("rk_1", old.attempts)
+    assert not ledger.sent("rk_1", new.attempts)
+    assert only(ledger).state == "done"
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_what_is_known_isnt_forgotten(ledger: Ledger, state: EffectState) -> None:
+    """A last attempt that failed can't turn what another one has recorded into an unknown outcome."""
+    send(ledger)
+    ledger.settle("rk_1", "done" if state == "done" else "failed", "outcome")
+    ledger.settle("rk_1", "indeterminate", "ReadTimeout")
+    assert (only(ledger).state, only(ledger).outcome) == (state, "outcome")
+
+
+def test_an_unknown_outcome_can_become_known(ledger: Ledger) -> None:
+    """A late answer settles what was indeterminate."""
+    send(ledger)
+    ledger.settle("rk_1", "indeterminate", "ReadTimeout")
+    ledger.settle("rk_1", "done", "{}")
+    assert only(ledger).state == "done"
+
+
+def test_a_vendor_that_dedupes_is_asked_again(ledger: Ledger) -> None:
+    """After a crash between sending and recording, a `native_key` write is sent again under its key."""
+    send(ledger)
+    row = reserve(ledger, judge=no)
+    assert (row.state, row.attempts) == ("sent", 2)
+
+
+UNKNOWN = "Whether `request_refund@1` on `Invoice:in_1001` happened isn't known."
+
+
+def test_at_most_once_is_never_asked_again(ledger: Ledger) -> None:
+    """After a crash between sending and recording, an `at_most_once` write is for a human to look at."""
+    send(ledger, intent(strategy="at_most_once"))
+    with pytest.raises(OutcomeIndeterminate) as caught:
+        reserve(ledger, intent(strategy="at_most_once"))
+    assert caught.value.message == UNKNOWN
+    assert only(ledger).state == "indeterminate"
+
+
+def test_what_is_indeterminate_stays_so(ledger: Ledger) -> None:
+    """An unknown outcome isn't retried, not even with a vendor that dedupes."""
+    send(ledger)
+    ledger.settle("rk_1", "indeterminate", "ReadTimeout")
+    with pytest.raises(OutcomeIndeterminate, match="isn't known"):
+        reserve(ledger)
+
+
+def test_a_released_effect_can_be_reserved_again(ledger: Ledger) -> None:
+    """A released effect never left, so a later attempt may have it, without a time at which it was settled."""
+    reserve(ledger)
+    ledger.settle("rk_1", "released", "")
+    row = reserve(ledger)
+    assert (row.state, row.attempts, row.settled_at) == ("reserved", 2, None)
+
+
+# ---- the judge ------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_reservation_leaves_nothing(ledger: Ledger) -> None:
+    """What the judge raises comes out as it is, and nothing was reserved."""
+    with pytest.raises(ToolRefusal, match=r"^The judge says no\.$"):
+        reserve(ledger, judge=no)
+    assert ledger.effects() == []
+
+
+def test_the_judge_sees_the_sum_without_this_effect(ledger: Ledger) -> None:
+    """A retry isn't judged as if its own amount had been spent already."""
+    reserve(ledger, intent("rk_0", cents=100))
+    seen: list[int] = []
+    reserve(ledger, judge=seen.append)
+    reserve(ledger, judge=seen.append)
+    assert seen == [100, 100]
+
+
+# ---- sums -----------------------------------------------------------------------------------------------------------
+
+STATES: tuple[EffectState, ...] = ("reserved", "sent", "done", "failed", "released", "indeterminate")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_sum_counts_what_may_have_happened(ledger: Ledger, url: str, state: EffectState) -> None:
+    """Reserved, sent, done and unknown amounts count; failed and released ones don't."""
+    reserve(ledger)
+    change(url, state=state)
+    counts = state in ("reserved", "sent", "done", "indeterminate")
+    assert ledger.subject_sum(TOOL, SUBJECT) == (4900 if counts else 0)
+    assert (state in COUNTED) is counts
+
+
+@pytest.mark.parametrize(("age", "counted"), [(DAY_MS - 60_000, 4900), (DAY_MS + 60_000, 0)], ids=["yesterday", "older"])
+def test_a_sum_looks_back_a_day(ledger: Ledger, url: str, age: int, counted: int) -> None:
+    """Amounts of the last 24 hours count, older ones don't."""
+    row = reserve(ledger)
+    change(url, reserved_at=row.reserved_at - age)
+    assert ledger.subject_sum(TOOL, SUBJECT) == counted
+
+
+def test_sums_are_kept_apart_by_tool_and_subject(ledger: Ledger) -> None:
+    """Another tool's amounts, or another customer's, don't count."""
+    reserve(ledger, intent("rk_1", cents=1))
+    reserve(ledger, intent("rk_2", cents=20))
+    reserve(ledger, intent("rk_3", cents=300, subject="Customer:cus_102"))
+    reserve(ledger, intent("rk_4", cents=4000, tool="grant_credit@1"))
+    assert ledger.subject_sum(TOOL, SUBJECT) == 21
+    assert ledger.subject_sum(TOOL, "Customer:cus_102") == 300
+    assert ledger.subject_sum("grant_credit@1", SUBJECT) == 4000
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ledger]:
+    """A ledger for the many examples of one property, each with a subject of its own."""
+    found = Ledger(f"sqlite:///{tmp_path_factory.mktemp('sums') / 'ledger.db'}")
+    found.migrate()
+    yield found
+    found.close()
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.integers(0, 2**40), st.sampled_from(STATES)), max_size=6))
+def test_a_sum_is_exact(shared: Ledger, rows: list[tuple[int, EffectState]]) -> None:
+    """For any amounts in any states, the sum is that of the states that count."""
+    subject = f"Customer:{uuid.uuid4().hex}"
+    for cents, state in rows:
+        row = reserve(shared, intent(f"rk_{uuid.uuid4().hex}", cents=cents, subject=subject))
+        if state == "sent":
+            assert shared.sent(row.idempotency_key, row.attempts)
+        elif state != "reserved":
+            shared.settle(row.idempotency_key, state, "")
+    expected = sum(cents for cents, state in rows if state not in ("failed", "released"))
+    assert shared.subject_sum(TOOL, subject) == expected
+
+
+# ---- kill switches --------------------------------------------------------------------------------------------------
+
+
+def test_a_kill_stops_a_reservation(ledger: Ledger) -> None:
+    """Under an off switch nothing is reserved, and the judge isn't asked."""
+    ledger.engage(SCOPES[0], "wrong customer", "ana")
+    with pytest.raises(KillSwitchEngaged) as caught:
+        reserve(ledger, judge=no)
+    assert caught.value.message == "A kill switch is on: wrong customer"
+    assert ledger.effects() == []
+
+
+def test_a_kill_covers_its_scope_only(ledger: Ledger) -> None:
+    """A switch of another run doesn't stop this one."""
+    ledger.engage(run_scope("run-2"), "stop", "ana")
+    assert reserve(ledger).state == "reserved"
+
+
+def test_a_kill_releases_what_wasnt_sent(ledger: Ledger) -> None:
+    """An effect reserved before the kill and never sent is released, so that it no longer counts."""
+    reserve(ledger)
+    ledger.engage(SCOPES[0], "stop", "ana")
+    with pytest.raises(KillSwitchEngaged):
+        reserve(ledger)
+    assert only(ledger).state == "released"
+    assert only(ledger).settled_at is not None
+    assert ledger.subject_sum(TOOL, SUBJECT) == 0
+
+
+def test_a_kill_makes_what_was_sent_indeterminate(ledger: Ledger) -> None:
+    """An effect that may have happened isn't sent again after a kill, not even to a vendor that dedupes."""
+    send(ledger)
+    ledger.engage(SCOPES[0], "stop", "ana")
+    with pytest.raises(OutcomeIndeterminate) as caught:
+        reserve(ledger)
+    assert caught.value.message == UNKNOWN
+    assert only(ledger).state == "indeterminate"
+
+
+def test_a_second_kill_keeps_the_first(ledger: Ledger) -> None:
+    """Setting a switch again gives the time and keeps the reason of the first."""
+    first = ledger.engage(SCOPES[0], "first", "ana")
+    assert ledger.engage(SCOPES[0], "second", "bo") == first
+    with pytest.raises(KillSwitchEngaged, match="first"):
+        reserve(ledger)
+
+
+def test_another_process_sees_the_kill(ledger: Ledger, url: str) -> None:
+    """The switch is in the database, not in the memory of whoever set it."""
+    other = Ledger(url)
+    other.engage(SCOPES[0], "stop", "ana")
+    other.close()
+    with pytest.raises(KillSwitchEngaged):
+        reserve(ledger)
+
+
+# ---- races ----------------------------------------------------------------------------------------------------------
+
+THREADS = 16
+
+
+def test_racing_reservations_never_pass_the_threshold(ledger: Ledger) -> None:
+    """Sixteen threads want $49 each for one customer, and the judge says no from $150 on: exactly three get it."""
+    start = threading.Barrier(THREADS)
+
+    def judge(total: int) -> None:
+        if total + 4900 >= 15_000:
+            no(total)
+
+    def attempt(i: int) -> bool:
+        start.wait()
+        try:
+            reserve(ledger, intent(f"rk_{i}"), judge)
+        except ToolRefusal:
+            return False
+        return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        granted = list(pool.map(attempt, range(THREADS)))
+    assert granted.count(True) == 3
+    assert ledger.subject_sum(TOOL, SUBJECT) == 14_700
+
+
+def test_one_key_is_reserved_by_one(ledger: Ledger) -> None:
+    """Sixteen threads want the same effect: only the last of them may send it."""
+    start = threading.Barrier(THREADS)
+
+    def attempt(_: int) -> Effect:
+        start.wait()
+        return reserve(ledger)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = list(pool.map(attempt, range(THREADS)))
+    assert sorted(r.attempts for r in rows) == list(range(1, THREADS + 1))
+    assert [r.attempts for r in rows if ledger.sent(r.idempotency_key, r.attempts)] == [THREADS]
+
+
+def test_after_a_kill_no_reservation_succeeds(ledger: Ledger) -> None:
+    """While threads reserve as fast as they can, a kill is set: no reservation begun after it returned succeeds."""
+    acknowledged, warm = threading.Event(), threading.Event()
+    late: list[str] = []
+
+    def work(i: int) -> int:
+        reserved = 0
+        while True:
+            too_late = acknowledged.is_set()
+            try:
+                row = reserve(ledger, intent(f"rk_{i}_{reserved}"))
+            except KillSwitchEngaged:
+                return reserved
+            reserved += 1
+            warm.set()
+            if too_late:
+                late.append(row.idempotency_key)
+                return reserved
+
+    with ThreadPoolExecutor(8) as pool:
+        counts = [pool.submit(work, i) for i in range(8)]
+        assert warm.wait(30)
+        ledger.engage(SCOPES[0], "stop", "ana")
+        acknowledged.set()
+        before = sum(c.result() for c in counts)
+    assert late == []
+    assert len(ledger.effects()) == before > 0
+
+
+# ---- rows, schema, URL ----------------------------------------------------------------------------------------------
+
+
+def test_effects_are_listed_by_run(ledger: Ledger) -> None:
+    """Rows come oldest first, of one run or of all."""
+    reserve(ledger, intent("rk_b"))
+    reserve(ledger, intent("rk_a").model_copy(update={"run_id": "run-2"}))
+    assert [r.idempotency_key for r in ledger.effects("run-2")] == ["rk_a"]
+    assert {r.idempotency_key for r in ledger.effects()} == {"rk_a", "rk_b"}
+    assert ledger.effects("run-3") == []
+
+
+def test_the_migrations_make_the_declared_tables(ledger: Ledger, url: str) -> None:
+    """What the migrations build is what `tables.py` declares, down to the indexes."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_migrating_again_changes_nothing(ledger: Ledger) -> None:
+    """A worker that starts on a ledger in use leaves it as it is."""
+    reserve(ledger)
+    ledger.engage(SCOPES[0], "stop", "ana")
+    ledger.migrate()
+    assert only(ledger).state == "reserved"
+    with pytest.raises(KillSwitchEngaged):
+        reserve(ledger, intent("rk_2"))
+
+
+def test_processes_that_start_together_migrate_once(url: str) -> None:
+    """Four workers that start on an empty ledger at the same moment all find it ready."""
+    code = (
+        "import sys; from activities.ledger.store import Ledger\n"
+        "print('ready', flush=True); sys.stdin.readline(); l = Ledger(sys.argv[1]); l.migrate(); print(l.effects())"
+    )
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, url],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        assert worker.stdout
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    answers = [worker.communicate(timeout=60) for worker in workers]
+    assert answers == [("[]\n", "")] * 4
+
+
+@dataclass(frozen=True)
+class BadUrl:
+    name: str
+    url: str
+
+
+BAD_URLS = (
+    BadUrl("not a URL", "ledger.db"),
+    BadUrl("empty", ""),
+    BadUrl("unknown database", "abacus://host/ledger"),
+    BadUrl("unknown driver", "sqlite+nope:///ledger.db"),
+    BadUrl("port is no number", "postgresql://host:port/ledger"),
+    BadUrl("folder can't be made", "sqlite:////proc/remit/ledger.db"),
+    BadUrl("folder is a file", f"sqlite:///{ROOT / 'pyproject.toml' / 'ledger.db'}"),
+)
+
+
+@pytest.mark.parametrize("case", BAD_URLS, ids=lambda c: c.name)
+def test_a_bad_url_is_one_sentence(case: BadUrl) -> None:
+    """A ledger that can't be opened is named by its setting, with an example of one that can; the URL may hold a password."""
+    with pytest.raises(InvalidInput) as caught:
+        Ledger(case.url)
+    assert caught.value.message == "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`."
+
+
+def test_the_ledgers_folder_is_made(tmp_path: Path) -> None:
+    """A first start needs no folder to be there."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'a' / 'b' / 'ledger.db'}")
+    ledger.migrate()
+    ledger.close()
+    assert (tmp_path / "a" / "b" / "ledger.db").is_file()
