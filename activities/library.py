@@ -140,8 +140,10 @@ class Library:
             raise AgentInvalid(f"{where}: `agent.toml` isn't valid TOML: {e}.") from None
         except ValidationError as e:
             raise AgentInvalid(f"{where}: `agent.toml`: {explain(e)}.") from None
-        except OSError:
-            raise AgentInvalid(f"{where}: `prompt.md` can't be read; put it beside `agent.toml`.") from None
+        except (OSError, UnicodeDecodeError):
+            raise AgentInvalid(f"{where}: `agent.toml` and `prompt.md` must both be there, as text.") from None
+        if agent.name != name:
+            raise AgentInvalid(f"{where}: `agent.toml` says that its name is `{agent.name}`; name it as its folder.")
         self._check(agent, where)
         return agent
 
@@ -152,8 +154,17 @@ class Library:
                 raise AgentInvalid(f"{where}: there is no tool `{tool}`; `remit tools` lists them.")
             if spec.scope not in agent.scopes:
                 raise AgentInvalid(f"{where}: `{tool}` needs the scope `{spec.scope}`; add it to `scopes` or drop the tool.")
+            if agent.tools.count(tool) > 1:
+                raise AgentInvalid(f"{where}: `{tool}` is listed twice in `tools`.")
+        for name, field in agent.inputs.items():
+            try:
+                re.compile(field.pattern)
+            except re.error as e:
+                raise AgentInvalid(f"{where}: the pattern of the input `{name}` isn't a regular expression: {e}.") from None
         if agent.subject and agent.subject.input not in agent.inputs:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` isn't among its inputs.")
+        if agent.subject and not agent.inputs[agent.subject.input].required:
+            raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` must be required.")
         unknown = set(agent.limits) - set(UsageLimits.model_fields)
         if unknown:
             raise AgentInvalid(f"{where}: `limits` has no `{sorted(unknown)[0]}`.")
@@ -185,7 +196,7 @@ class Library:
         return _problem(lambda: self._read(folder.resolve().name, folder))
 
     def bundles(self) -> list[str]:
-        return sorted({p.name for root in self._roots for p in (root / "policies" / "bundles").iterdir() if p.is_dir()})
+        return sorted({p.name for root in self._roots for p in (root / "policies" / "bundles").glob("*") if p.is_dir()})
 
     def limits(self, agent: AgentFile, bundle: Bundle) -> UsageLimits:
         """The bundle's ceilings, lowered by the agent's own wishes."""
@@ -197,13 +208,16 @@ class Library:
     def specs(self, agent: AgentFile) -> list[ToolSpec]:
         return [self._catalog.specs[name] for name in agent.tools]
 
+    def _check_whole(self, agent: AgentFile) -> None:
+        self.limits(agent, self.bundle(agent.policy))
+
     def problems(self) -> list[str]:
         """What is wrong with any agent or bundle, one sentence each."""
         found: list[str] = []
         for name in self.bundles():
             found += _problem(lambda name=name: self.bundle(name))
         for name in self.names():
-            found += _problem(lambda name=name: self.bundle(self.agent(name).policy))
+            found += _problem(lambda name=name: self._check_whole(self.agent(name)))
         return list(dict.fromkeys(found))
 
 

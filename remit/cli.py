@@ -68,7 +68,7 @@ def demo(
     """Work through a queue of tickets with three agents and prove what happened. Scripted model, no key, no network."""
     from remit.demo import play
 
-    raise typer.Exit(_do(play(load(), keep=keep, as_json=as_json)))
+    raise typer.Exit(_do(play(keep=keep, as_json=as_json)))
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ class Remit:
         """
         with _answers(workflow_id):
             try:
-                return await self.handle(workflow_id).execute_update(
+                return await self.handle(workflow_id).execute_update(  # pyright: ignore[reportUnknownMemberType]
                     "decide", decision_payload(approval_id, token), result_type=Decided, rpc_timeout=ANSWER
                 )
             except WorkflowUpdateFailedError as e:

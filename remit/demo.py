@@ -24,7 +24,7 @@ from remit.embedded import TemporalServer, TemporaryHome, WorkerProcess
 from remit.evidence import Evidence, Witness, prove
 from remit.issuer import DevIssuer
 from remit.scripts import read_script
-from remit.settings import ROOT, Settings
+from remit.settings import ROOT, Standalone
 from tools.connectors import sandbox
 from workflows.messages import RunSummary
 from workflows.view import usd
@@ -58,13 +58,12 @@ def tickets() -> list[Ticket]:
     return [TypeAdapter(Ticket).validate_json(line) for line in lines if line]
 
 
-async def play(settings: Settings, *, keep: bool, as_json: bool) -> int:
-    """Run the demo in a fresh folder; 0 if every scenario holds, 1 if one doesn't.
+async def play(*, keep: bool, as_json: bool) -> int:
+    """Run the demo in a fresh folder, untouched by what is set or kept elsewhere; 0 if every scenario holds, 1 if one doesn't.
 
     Raises:
         Unavailable: the engine didn't start, or the queue wasn't done in time.
     """
-    del settings  # the demo stands on its own: nothing that is set or kept elsewhere may change it
     with TemporaryHome(keep=False) as folder:
         demo = _Demo(folder.path, render.console(stderr=as_json))
         try:
@@ -86,7 +85,7 @@ class _Demo:
     """The engine and the people of one demonstration."""
 
     def __init__(self, home: Path, out: Console) -> None:
-        self.settings = Settings(home=home, business=home / "business.db", ledger_url=f"sqlite:///{home / 'ledger.db'}")
+        self.settings = Standalone(home=home)
         self.out = out
         self.tickets = tickets()
         self.witness = Witness()

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from policies.bundle import explain
 from policies.errors import InvalidInput
 from policies.routing import Price
 
-__all__ = ["ROOT", "Settings", "load"]
+__all__ = ["ROOT", "Settings", "Standalone", "load"]
 
 ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds the built-in `agents/` and `policies/`."""
@@ -71,6 +71,21 @@ class Settings(BaseSettings):
         if self.price_input_per_mtok is None or self.price_output_per_mtok is None:
             return None
         return Price(input_per_mtok=self.price_input_per_mtok, output_per_mtok=self.price_output_per_mtok)
+
+
+class Standalone(Settings):
+    """Settings that nothing in the environment reaches: for the demo."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def load() -> Settings:

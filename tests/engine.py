@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
@@ -26,7 +26,6 @@ __all__ = ["Engine", "call", "final", "turn"]
 
 PATIENCE_SECONDS = 30
 TASK_FAILED = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
-UNHANDLED = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
 
 
 def call(name: str, **arguments: object) -> ScriptCall:
@@ -83,7 +82,9 @@ class Engine:
         """Whether the worker is running."""
         return self._worker is not None and self._worker.is_running
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._worker:
             await self._worker.__aexit__(kind, error, trace)
         self.ledger.close()
@@ -100,7 +101,9 @@ class Engine:
         """Start a scripted run on a ticket of the demo's business."""
         return await self.remit.start(agent, {"ticket_id": ticket}, script=tuple(turns), requester=requester, run_id=run_id)
 
-    async def run(self, turns: Sequence[ScriptTurn], *, ticket: str = "T-1001", agent: str = "billing-resolution") -> RunSummary:
+    async def run(
+        self, turns: Sequence[ScriptTurn], *, ticket: str = "T-1001", agent: str = "billing-resolution"
+    ) -> RunSummary:
         """A scripted run from start to end."""
         handle = await self.start(turns, ticket=ticket, agent=agent)
         return await self.closed(handle.id)
@@ -169,8 +172,8 @@ class Engine:
         found: list[str] = []
         async for event in self.remit.handle(workflow_id).fetch_history_events():
             failed = event.workflow_task_failed_event_attributes
-            # A signal that arrives while a task completes the run makes the server ask for another task: that's no failure.
-            if event.event_type == TASK_FAILED and failed.cause != UNHANDLED:
+            # The server itself gives some up, when many signals come during a task: only a worker's report has a failure in it.
+            if event.event_type == TASK_FAILED and failed.HasField("failure"):
                 found.append(failed.failure.message)
         return found
 

@@ -1,0 +1,139 @@
+"""`remit demo`, as it is run by people and by CI: its evidence, its JSON, and that nothing of it stays behind."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from remit.settings import ROOT
+from tests.console import BIN, Console
+
+SCENARIOS = {
+    "auto_refund",
+    "one_approval",
+    "two_approvals",
+    "rejected",
+    "other_customer",
+    "prompt_injection",
+    "loop_stopped",
+    "worker_killed_once_only",
+    "run_killed",
+}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Decided(Strict):
+    approval_id: str
+    required: int
+    approvers: list[str]
+    status: str
+
+
+class Run(Strict):
+    run_id: str
+    workflow_id: str
+    agent: str
+    ticket_id: str
+    outcome: str
+    stopped_by: str
+    refund_cents: int
+    approvals: list[Decided]
+    tool_calls: int
+    cost_usd: float
+
+
+class Refund(Strict):
+    invoice_id: str
+    customer_id: str
+    amount_cents: int
+    idempotency_key: str
+    run_id: str
+
+
+class Sandbox(Strict):
+    refunds: list[Refund]
+
+
+class Scenario(Strict):
+    holds: bool
+    evidence: dict[str, JsonValue]
+
+
+class Report(Strict):
+    model: str
+    runs: list[Run]
+    sandbox: Sandbox
+    scenarios: dict[str, Scenario]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What `remit demo --json` prints, started in an empty folder with foreign settings around it."""
+    folder = tmp_path_factory.mktemp("demo")
+    console = Console(folder, {"REMIT_ENV": "production", "REMIT_LEDGER_URL": "nonsense://", "TEMPORAL_ADDRESS": "127.0.0.1:9"})
+    found = Report.model_validate_json(console.remit("demo", "--json").out)
+    assert list(folder.iterdir()) == []
+    return found
+
+
+def test_every_scenario_holds(report: Report) -> None:
+    """All nine scenarios are there and hold."""
+    assert set(report.scenarios) == SCENARIOS
+    assert {name: s.evidence for name, s in report.scenarios.items() if not s.holds} == {}
+
+
+def test_the_whole_queue_was_worked_through(report: Report) -> None:
+    """At least 24 tickets, by three agents, each closed with an outcome."""
+    assert len(report.runs) >= 24
+    assert {r.agent for r in report.runs} == {"billing-resolution", "incident-assistant", "support-triage"}
+    assert {r.outcome for r in report.runs} == {"completed", "escalated", "stopped", "killed"}
+
+
+def test_every_refund_belongs_to_one_run(report: Report) -> None:
+    """Each refund of the business carries the key of exactly one run, and no run has more than its limits."""
+    refunds = report.sandbox.refunds
+    assert len({r.idempotency_key for r in refunds}) == len(refunds) > 3
+    assert {r.run_id for r in refunds} <= {r.run_id for r in report.runs}
+    assert sum(r.refund_cents for r in report.runs) == sum(r.amount_cents for r in refunds)
+    assert all(r.tool_calls <= 20 for r in report.runs)
+
+
+def test_large_refunds_have_their_approvers(report: Report) -> None:
+    """No run moved $50 or more without one approver, nor more than $500 without two different ones."""
+    for run in report.runs:
+        people = {who for a in run.approvals if a.status == "consumed" for who in a.approvers}
+        assert run.refund_cents < 5000 or people
+        assert run.refund_cents <= 50000 or len(people) >= 2
+
+
+def test_the_demo_says_that_its_model_is_scripted(report: Report) -> None:
+    """Nobody may take the demo's figures for a real model's."""
+    assert report.model == "scripted"
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    """SIGKILL of the demo takes its server and its worker with it."""
+    console = Console(ROOT, {"TMPDIR": str(tmp_path)})
+    child = subprocess.Popen(
+        [str(BIN / "remit"), "demo"], env=console.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def alive() -> int:
+        return len(console.run(["pgrep", "-f", str(tmp_path)], code=None).out.split())
+
+    end = time.monotonic() + 60
+    while alive() < 1 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert alive() >= 1
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    end = time.monotonic() + 30
+    while alive() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert alive() == 0
