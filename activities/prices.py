@@ -1,6 +1,7 @@
 """What a model call costs, in micro-USD. The price table is read here only, never in workflow code."""
 
 import importlib.metadata
+import math
 
 from genai_prices import Usage, calc_price
 
@@ -28,7 +29,8 @@ def cost(choice: ModelChoice, usage: TokenUsage) -> tuple[int, str]:
             Usage(
                 input_tokens=usage.input_tokens,
                 output_tokens=usage.output_tokens,
-                cache_read_tokens=usage.cached_input_tokens,
+                # A server that counts wrongly must not make a call that was paid for fail, and be paid for again.
+                cache_read_tokens=min(usage.cached_input_tokens, usage.input_tokens),
             ),
             model_ref=choice.model,
             provider_id=choice.provider,
@@ -38,7 +40,7 @@ def cost(choice: ModelChoice, usage: TokenUsage) -> tuple[int, str]:
             f"The price of `{choice.model}` isn't known; declare it with `REMIT_PRICE_INPUT_PER_MTOK` and "
             "`REMIT_PRICE_OUTPUT_PER_MTOK` (micro-USD for a million tokens)."
         ) from None
-    return int(-(-found.total_price * 1_000_000 // 1)), digest(["genai-prices", TABLE_VERSION, choice.model])
+    return math.ceil(found.total_price * 1_000_000), digest(["genai-prices", TABLE_VERSION, choice.model])
 
 
 def check(choice: ModelChoice) -> None:

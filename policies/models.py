@@ -53,6 +53,11 @@ class Money(Frozen):
     cents: Cents
     currency: Currency
 
+    def __str__(self) -> str:
+        """As people read it: `$49.00`, or `49.00 EUR`."""
+        text = f"{self.cents // 100:,}.{self.cents % 100:02}"
+        return f"${text}" if self.currency == "USD" else f"{text} {self.currency}"
+
 
 class ResourceRef(Frozen):
     """What an action is about, for example `Invoice` `in_1001`."""

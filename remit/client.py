@@ -1,7 +1,6 @@
 """What people do to runs, over a Temporal client: start, look, decide, kill. Every method fails with one sentence."""
 
 import asyncio
-import json
 import re
 import secrets
 import time
@@ -46,6 +45,14 @@ __all__ = ["Remit", "RunFailed", "RunRow"]
 ANSWER_SECONDS = 10.0
 ANSWER = timedelta(seconds=ANSWER_SECONDS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
+
+
+HELP = """\
+- look: `remit show RUN` says what the tab *User Metadata*, *Current Details* says
+- approve or reject: `remit approve RUN --as PERSON`, `remit reject RUN --as PERSON --reason '...'`
+- stop: `remit kill RUN --reason '...'`, or *Request Cancellation* above
+- not *Terminate*: it writes no kill row, so a write in flight may still happen
+"""
 
 
 class RunFailed(RemitError):
@@ -102,7 +109,8 @@ class Remit:
                     result_type=RunResult,
                     # A run that failed before it did anything may be started again under its id; no other may.
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                    static_summary=f"{agent[:60]} {json.dumps(inputs, sort_keys=True)[:120]}",
+                    static_summary=_summary(agent, inputs, requester),
+                    static_details=HELP,
                     request_eager_start=False,
                 )
             except WorkflowAlreadyStartedError:
@@ -256,6 +264,11 @@ class Remit:
         """Open runs that wait for people."""
         async for row in self.list(f"{REMIT_AWAITING_APPROVAL.name} = true AND ExecutionStatus = 'Running'"):
             yield row
+
+
+def _summary(agent: str, inputs: dict[str, JsonValue], requester: str) -> str:
+    given = ", ".join(f"{k}={v}" for k, v in inputs.items())
+    return f"{agent[:60]}: {given}{f', for {requester}' if requester else ''}"[:190]
 
 
 @contextmanager

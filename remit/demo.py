@@ -281,7 +281,7 @@ class _Demo:
         return time.monotonic() - self._started
 
     def url(self, summary: RunSummary) -> str:
-        return f"{self.server.ui}/namespaces/default/workflows/{summary.workflow_id}/{summary.run_id}/history"
+        return f"{self.server.ui}/namespaces/default/workflows/{summary.workflow_id}/{summary.run_id}/timeline"
 
     async def stay(self) -> None:
         """Keep everything up until Ctrl-C."""
@@ -292,7 +292,7 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   export REMIT_HOME={self.settings.home}
   remit runs
   remit show {_workflow_id(self.tickets[2])}
-  remit run billing-resolution --inputs '{{"ticket_id": "T-1002"}}' --script demo/scripts.json#one_approval
+  remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script demo/scripts.json#rejected
   remit inbox
   temporal workflow list --address {self.server.address}
 """,

@@ -73,6 +73,7 @@ def _welcome(home: Path, server: TemporalServer) -> None:
         f"""Remit is up; everything is kept in {home}.
   Temporal server   {server.address}
   Temporal UI       {server.ui}
+  Waiting for you   {server.ui}/namespaces/default/workflows?query=RemitAwaitingApproval%3Dtrue
   Worker log        {home / "worker.log"}
 
 The dev issuer signs as anybody (ana, bo, cleo, sam): for a laptop only.

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from pydantic import ValidationError
 
 from policies.approvals import ApprovalRequest, DecisionClaims, sign_decision
+from policies.bundle import explain
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person, PublicKey
 
@@ -40,7 +42,7 @@ def read_directory(home: Path) -> Directory:
         return Directory.model_validate_json(path.read_text())
     except FileNotFoundError:
         return Directory()
-    except (OSError, ValidationError):
+    except (OSError, UnicodeDecodeError, ValidationError):
         raise InvalidInput(f"`{path}` isn't a directory of people; delete it to have `remit dev` make a new one.") from None
 
 
@@ -89,24 +91,27 @@ class DevIssuer:
 
         Raises:
             NotFound: nobody is called `who`.
-            InvalidInput: their key is missing.
+            InvalidInput: their key is missing, or `reason` is too long.
         """
         person = self.resolve(who)
         try:
             key = OKPKey.import_key(json.loads((self._keys / f"{person.sub}.json").read_text()))
-        except (OSError, ValueError):
+        except (OSError, ValueError, JoseError):
             raise InvalidInput(f"The dev issuer holds no key of `{person.sub}`; delete `{self._home}` to start over.") from None
         now = int(time.time())
-        claims = DecisionClaims(
-            act=request.action_digest,
-            run=run_id,
-            approval_id=request.approval_id,
-            decision=decision,
-            reason=reason,
-            nonce=secrets.token_hex(12),
-            iat=now,
-            exp=now + SIGNATURE_SECONDS,
-        )
+        try:
+            claims = DecisionClaims(
+                act=request.action_digest,
+                run=run_id,
+                approval_id=request.approval_id,
+                decision=decision,
+                reason=reason,
+                nonce=secrets.token_hex(12),
+                iat=now,
+                exp=now + SIGNATURE_SECONDS,
+            )
+        except ValidationError as e:
+            raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
         return sign_decision(claims, key)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from policies.approvals import Approval
 from remit.client import RunRow
 from workflows.messages import RunSummary
-from workflows.view import money, usd
+from workflows.view import usd
 
 __all__ = ["STATUS_STYLE", "approvals", "clock", "console", "print_json", "runs", "show", "table"]
 
@@ -83,7 +83,7 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
                 a.request.approval_id,
                 escape(a.request.tool),
                 escape(str(a.request.resource)),
-                money(a.request.amount) if a.request.amount else "",
+                str(a.request.amount) if a.request.amount else "",
                 f"{a.request.required} of {escape('/'.join(a.request.roles))}",
                 escape(", ".join(a.approvers) or "nobody"),
                 clock(a.request.expires_at),
@@ -125,7 +125,7 @@ def show(run: RunSummary) -> list[object]:
                         str(c.step),
                         escape(c.tool),
                         escape(c.resource),
-                        money(c.amount) if c.amount else "",
+                        str(c.amount) if c.amount else "",
                         escape(f"{c.status} {c.reason}".strip()),
                         ", ".join(c.policy_ids),
                     )
@@ -142,7 +142,7 @@ def show(run: RunSummary) -> list[object]:
                     (
                         a.request.approval_id,
                         escape(f"{a.request.tool} {a.request.resource}"),
-                        money(a.request.amount) if a.request.amount else "",
+                        str(a.request.amount) if a.request.amount else "",
                         f"{a.status} ({len(a.approvers)} of {a.request.required})",
                         escape("; ".join(f"{d.sub}: {d.decision} {d.reason}".strip() for d in a.decisions)),
                     )

@@ -33,7 +33,7 @@ def read_inputs_file(path: Path) -> list[dict[str, JsonValue]]:
     Raises:
         InvalidInput: it can't be read, is empty, or a line isn't a JSON object.
     """
-    lines = _read(path).splitlines()
+    lines = _read(path).split("\n")  # not `splitlines`: JSON may hold U+2028 and the like as they are
     found = [inputs_of(line, f"`{path}`, line {n}:") for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise InvalidInput(f"`{path}` holds no inputs; put one JSON object on each line.")

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
 
+import worker
 from remit.embedded import TemporalServer
 from remit.settings import ROOT
 from tests.engine import Engine
@@ -45,6 +47,16 @@ def home(tmp_path: Path) -> Path:
     folder.mkdir()
     sandbox.create(folder / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
     return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the agents and bundles, which the worker of this test reads; change it before the run starts."""
+    root = tmp_path / "library"
+    shutil.copytree(ROOT / "agents", root / "agents")
+    shutil.copytree(ROOT / "policies" / "bundles", root / "policies" / "bundles")
+    monkeypatch.setattr(worker, "ROOT", root)
+    return root
 
 
 @pytest.fixture

@@ -49,16 +49,24 @@ class Engine:
     Attributes:
         overrides: settings that differ from those of a test.
         working: whether a worker runs from the start; without one, `work` starts it.
+        operated: whether the server can be asked for its search attributes; the time-skipping one can't be.
     """
 
     def __init__(
-        self, client: Client, home: Path, *, overrides: Mapping[str, object] | None = None, working: bool = True
+        self,
+        client: Client,
+        home: Path,
+        *,
+        overrides: Mapping[str, object] | None = None,
+        working: bool = True,
+        operated: bool = True,
     ) -> None:
         self.client = client
         self.home = home
         base = Settings(home=home, task_queue=f"remit-{uuid.uuid4().hex[:12]}", shutdown_seconds=1)
         self.settings = base.model_copy(update=dict(overrides or {}))
         self._working = working
+        self._operated = operated
         self.ledger = Ledger(self.settings.ledger)
         self.issuer = DevIssuer(home, env="dev")
         self.remit = Remit(client, self.settings.task_queue)
@@ -66,7 +74,8 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         self.ledger.migrate()
-        await ensure_search_attributes(self.client)
+        if self._operated:
+            await ensure_search_attributes(self.client)
         if self._working:
             await self.work()
         return self

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue, SearchAttributeUpdate
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from policies import budgets
 from policies.approvals import Approval
@@ -47,14 +47,13 @@ from workflows.messages import (
 )
 from workflows.state import RunState
 from workflows.turn import Bound, Call, Turn
-from workflows.view import cockpit, money
+from workflows.view import cockpit
 
 __all__ = ["AgentRun"]
 
 MAX_APPROVAL_ROUNDS = 3
 STRONG = 2
 DECIDE_AGAIN = "decide_again"
-OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "paused")
 
 
 class Halted(Exception):
@@ -96,7 +95,7 @@ class AgentRun:
             if workflow.cancellation_reason() is None:
                 raise  # the worker drops this run from its cache; nobody cancelled anything
             # `temporal workflow cancel` is an off switch too, and must stop writes just as `kill` does.
-            self._engage_kill("the workflow was cancelled", "temporal")
+            self._engage_kill("cancelled in Temporal (UI or CLI)", "temporal")
         if self._state.kill.engaged:
             await _uncancelled(self._kill(plan))
         elif self._roll_over:
@@ -236,7 +235,7 @@ class AgentRun:
             await workflow.wait_condition(
                 lambda: state.approvals[name].status != "pending",
                 timeout=timedelta(seconds=state.limits.approval_seconds),
-                timeout_summary=f"approval {name} expires",
+                timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}",
             )
         except TimeoutError:
             state.settle(name, "expired")
@@ -296,16 +295,18 @@ class AgentRun:
         except ToolRefusal as e:
             return ToolOutcome(status="refused", reason=e.reason, content=e.message)
         except ActivityError as e:
-            self._check()
+            if isinstance(e.cause, CancelledError):
+                self._check()  # the halted run cancelled it before it started
             if bound.spec.effect == "write":
-                # G2: the last attempt died; nobody here can say whether the write happened.
+                # G2: the last attempt died; nobody here can say whether the write happened, and a kill doesn't change that.
                 return ToolOutcome(status="indeterminate", reason="outcome_indeterminate", attempt=attempts)
+            self._check()
             detail = e.cause.message if isinstance(e.cause, ApplicationError) else "it didn't answer"
             return ToolOutcome(status="refused", reason="unavailable", content=detail, attempt=attempts)
 
     async def _write(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
         """Approve as often as the sums outside demand it, then execute."""
-        amount = f" {money(bound.amount)}" if bound.amount else ""
+        amount = f" {bound.amount}" if bound.amount else ""
         for rounds in range(MAX_APPROVAL_ROUNDS):
             approval: Approval | None = None
             if call.verdict and call.verdict.decision == "require_approval":
@@ -315,6 +316,7 @@ class AgentRun:
             )
             if approval and outcome.status == "done":
                 self._state.settle(approval.request.approval_id, "consumed")
+                self._publish()  # a sibling may still wait for people: what is already done must show
             if outcome.status != "approval_required" or outcome.subject_sum_cents is None or not call.recorded:
                 return outcome
             # Others moved money for this subject meanwhile: the sum lies in a higher tier now.
@@ -326,9 +328,7 @@ class AgentRun:
                 raise call.refusal
             if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
                 # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
-                raise ToolRefusal(
-                    DECIDE_AGAIN, "The sums for this subject have risen; decide anew whether this is right."
-                )
+                raise ToolRefusal(DECIDE_AGAIN, "The sums for this subject have risen; decide anew whether this is right.")
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ class AgentRun:
     # Only a dynamic handler sees every signal: a typed one drops what it can't decode, or fails the task for ever.
     @workflow.signal(
         dynamic=True,
-        description='`decide`: {"approval_id": "...", "decision_jws": "..."} from `remit sign`. `kill`: {"reason": "..."}.',
+        description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints. `kill`: {"reason": "..."}.',
     )
     def on_signal(self, name: str, args: Sequence[RawValue]) -> None:
         if self._invalid:
@@ -430,7 +430,7 @@ class AgentRun:
             self._state.refuse(name, e.reason, e.message, self._now())
         self._publish()
 
-    @workflow.update(dynamic=True, description='`decide`: {"approval_id": "...", "decision_jws": "..."} from `remit sign`.')
+    @workflow.update(dynamic=True, description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints.')
     def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
         try:
             approval = inbox.count_decision(self._state, self._run_id, self._decide_request(name, args), self._now())
@@ -514,13 +514,12 @@ class AgentRun:
             REMIT_STATUS.value_set(state.status),
             REMIT_AWAITING_APPROVAL.value_set(bool(state.pending)),
             REMIT_RISK.value_set(state.risk),
+            REMIT_COST_USD.value_set(state.usage.cost_micro_usd / 1_000_000),
         ]
         if self._published is None:
             updates.append(REMIT_AGENT.value_set(state.start.agent))
             if state.capsule:  # none in a run that was refused, or killed before it was admitted
                 updates.append(REMIT_POLICY.value_set(state.capsule.bundle.version))
-        if state.status not in OPEN:
-            updates.append(REMIT_COST_USD.value_set(state.usage.cost_micro_usd / 1_000_000))
         workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType]
         self._published = now
 

@@ -332,7 +332,7 @@ class TranscriptPage(Frozen):
 
 
 class RunResult(Frozen):
-    """What a closed run returns."""
+    """What a closed run returns. `summary` is the model's claim; `writes` and `refused` are what really came of its calls."""
 
     run_id: str
     workflow_id: str
@@ -342,6 +342,9 @@ class RunResult(Frozen):
     stopped_by: str = ""
     usage: Usage
     closed_at: int
+    writes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    cost_usd: float = 0.0
 
 
 class ToolCallView(Frozen):
@@ -355,6 +358,7 @@ class ToolCallView(Frozen):
     reason: str = ""
     policy_ids: tuple[str, ...] = ()
     idempotency_key: str = ""
+    detail: str = ""
 
 
 class RunSummary(Frozen):

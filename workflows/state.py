@@ -22,8 +22,9 @@ from workflows.messages import (
     TranscriptPage,
 )
 
-__all__ = ["MAX_REFUSED", "PAGE_BYTES", "RunState", "parse_message"]
+__all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "RunState", "parse_message"]
 
+OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "paused")
 MAX_REFUSED = 20
 PAGE_BYTES = 1_000_000
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
@@ -103,7 +104,7 @@ class RunState(BaseModel):
         chosen: list[str] = []
         size = 0
         for text in self.messages[since:]:
-            size += len(text)
+            size += len(text.encode())
             if chosen and size > PAGE_BYTES:
                 break
             chosen.append(text)
@@ -118,8 +119,7 @@ class RunState(BaseModel):
     def refuse(self, name: str, reason: str, message: str, now: int) -> None:
         """Remember that a signal or update counted for nothing; the list is capped, the count isn't."""
         self.refused_total += 1
-        if len(self.refused) < MAX_REFUSED:
-            self.refused.append(Refused(name=name[:80], reason=reason, message=message[:300], at=now))
+        self.refused = [*self.refused, Refused(name=name[:80], reason=reason, message=message[:300], at=now)][-MAX_REFUSED:]
 
     def seen_before(self, tool: str, arguments: str) -> int:
         """Count a call and say how often it was made with these arguments, this time included."""
@@ -182,4 +182,12 @@ class RunState(BaseModel):
             stopped_by=self.stopped_by,
             usage=self.usage,
             closed_at=now,
+            writes=tuple(_line(c) for c in self.calls if c.status == "done" and c.idempotency_key),
+            refused=tuple(f"{_line(c)}: {c.reason}" for c in self.calls if c.status != "done"),
+            cost_usd=self.usage.cost_micro_usd / 1_000_000,
         )
+
+
+def _line(call: ToolCallView) -> str:
+    amount = f" {call.amount}" if call.amount else ""
+    return f"{call.tool} {call.resource}{amount}".strip()

@@ -238,6 +238,7 @@ class Turn:
                 amount=bound.amount if bound else None,
                 status=outcome.status,
                 reason=outcome.reason,
+                detail="" if outcome.status == "done" else outcome.content[:300],
                 policy_ids=call.verdict.policy_ids if call.verdict else (),
                 idempotency_key=self.action(call, bound).idempotency_key if bound and bound.spec.effect == "write" else "",
             )

@@ -1,14 +1,23 @@
-"""A run as markdown for the Temporal UI: the operator's cockpit. Pure."""
+"""A run as markdown for the Temporal UI: the operator's cockpit. Pure.
 
+The UI (2.54) gives tables no padding, flattens nested lists, shows HTML entities as they stand, links every bare URL and lets
+code blocks run out of their pane. So whatever others wrote, and every command, goes into a code span: it wraps, it stands
+apart, and nothing in it is markdown.
+"""
+
+import re
 from datetime import UTC, datetime
 
 from policies.approvals import Approval
-from policies.models import Money
-from workflows.state import RunState
+from workflows.messages import AssistantMessage, ToolCallView
+from workflows.state import OPEN, RunState, parse_message
 
-__all__ = ["cockpit", "money", "usd"]
+__all__ = ["cockpit", "usd"]
 
 SHOWN_CALLS = 12
+SHOWN_TEXT = 600
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
+DECIDED = {"consumed": "approved and carried out", "approved": "approved", "pending": "waiting"}
 
 
 def usd(micro_usd: int) -> str:
@@ -16,74 +25,145 @@ def usd(micro_usd: int) -> str:
     return f"${micro_usd / 1_000_000:.4f}"
 
 
-def money(amount: Money) -> str:
-    """Cents as an amount that people read: `$49.00`, or `49.00 EUR`."""
-    text = f"{amount.cents / 100:,.2f}"
-    return f"${text}" if amount.currency == "USD" else f"{text} {amount.currency}"
-
-
 def _time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _code(text: str, most: int = SHOWN_TEXT) -> str:
+    """`text` as one code span that no content can break out of, also inside a table."""
+    flat = " ".join(text.split()).replace("`", "'").replace("|", "\u00a6")
+    short = flat if len(flat) <= most else flat[: most - 2] + " \u2026"
+    return f"`{short}`" if short else ""
+
+
+def _command(verb: str, workflow_id: str, rest: str = "") -> str:
+    # Whoever starts a run chooses its id, and operators paste these commands: an id that a shell could read isn't shown in one.
+    run = workflow_id if PLAIN.fullmatch(workflow_id) else "RUN"
+    return _code(f"remit {verb} {run}{rest} --reason '...'", 1000)
 
 
 def cockpit(state: RunState, workflow_id: str) -> str:
-    """Status, budgets, what waits for whom, and the last tool calls."""
-    capsule, usage, limits = state.capsule, state.usage, state.limits
-    lines = [f"## {state.start.agent}: {state.status.replace('_', ' ')}"]
+    """What the run is for, what waits for whom, what was done and refused, and what it cost."""
+    capsule, start = state.capsule, state.start
+    inputs = ", ".join(f"{k}={v}" for k, v in start.inputs.items())
+    lines = [f"## {_code(start.agent, 100)}: {state.status.replace('_', ' ')}", "", f"For {_code(inputs, 200) or 'no inputs'}"]
+    if capsule and capsule.subject:
+        lines[-1] += f" ({_code(capsule.subject, 200)})"
+    lines[-1] += f", asked for by {_code(start.requester, 200)}." if start.requester else ", requester not given."
     if state.simulated:
-        lines.append("*Scripted model: answers and cost are simulated.*")
-    if state.summary:
-        lines.append(f"> {_cell(state.summary)}")
-    if state.stopped_by:
-        lines.append(f"Stopped by `{state.stopped_by}`.")
-    if state.kill.engaged:
-        acknowledged = "acknowledged" if state.kill.acknowledged_at else "being written"
-        lines.append(f"**Kill switch on** ({acknowledged}): {_cell(state.kill.reason)}")
-    lines += [_pending(approval, workflow_id) for approval in state.pending]
-    lines += [
-        "",
-        "| Budget | Used | Limit |",
-        "|---|---|---|",
-        f"| Tool calls | {usage.tool_calls} | {limits.tool_calls} |",
-        f"| Model calls | {usage.model_calls} | {limits.model_calls} |",
-        f"| Tokens | {usage.input_tokens + usage.output_tokens:,} | {limits.tokens:,} |",
-        f"| Model cost | {usd(usage.cost_micro_usd)} | {usd(limits.cost_micro_usd)} |",
-    ]
-    if state.calls:
-        lines += ["", "| Step | Tool | On | Amount | Outcome |", "|---|---|---|---|---|"]
-        for call in state.calls[-SHOWN_CALLS:]:
-            amount = money(call.amount) if call.amount else ""
-            outcome = f"{call.status} `{call.reason}`" if call.reason else call.status
-            lines.append(f"| {call.step} | {_cell(call.tool)} | {_cell(call.resource)} | {amount} | {_cell(outcome)} |")
+        lines[-1] += " *Scripted model: answers and cost are simulated.*"
+    lines += _ending(state)
+    for approval in state.pending:
+        lines += _pending(state, approval, workflow_id)
+    lines += _calls(state.calls)
+    lines += _decided(state)
+    lines += _budgets(state)
     if state.refused_total:
-        lines += [
-            "",
-            f"**{state.refused_total} signals or updates were refused**; the last known: `{state.refused[-1].reason}`.",
-        ]
+        last = state.refused[-1]
+        lines += ["", f"**{state.refused_total} signals counted for nothing**; one at {_time(last.at)}: {_code(last.message)}"]
     if capsule:
+        model = _code(state.model) or "not asked yet"
+        lines += ["", f"Policy {_code(capsule.bundle.version)}, mode {_code(capsule.agent.mode)}, model {model}."]
+    if state.status in OPEN:
         lines += [
             "",
-            f"For `{capsule.subject or 'no subject'}`, asked for by `{state.start.requester or 'unknown'}`; "
-            f"policy `{capsule.bundle.version}`, mode `{capsule.agent.mode}`.",
+            f"To stop it: {_command('kill', workflow_id)}, or `Request Cancellation` above. "
+            "Not `Terminate`: that writes no kill row, so a write in flight may still happen.",
         ]
     return "\n".join(lines)
 
 
-def _pending(approval: Approval, workflow_id: str) -> str:
-    request = approval.request
-    amount = f" of **{money(request.amount)}**" if request.amount else ""
-    have = ", ".join(approval.approvers) or "nobody yet"
-    return "\n".join(
-        [
-            "",
-            f"### Waiting for {request.required} of {' or '.join(request.roles) or 'nobody'}",
-            f"`{request.tool}`{amount} on `{request.resource}`, approved by: {have}. Expires {_time(request.expires_at)}.",
-            "",
-            f"    remit approve {workflow_id} {request.approval_id} --as YOU --reason '...'",
-            f"    remit sign {workflow_id} {request.approval_id} --as YOU --approve --reason '...'   # for the UI",
-        ]
-    )
+def _ending(state: RunState) -> list[str]:
+    lines: list[str] = []
+    if state.kill.engaged:
+        by = f" by {_code(state.kill.by, 200)} (as they said)" if state.kill.by else ""
+        sure = "no write can start any more" if state.kill.acknowledged_at else "**not in force yet**: being written"
+        lines += ["", f"**Killed**{by}, {sure}. Reason: {_code(state.kill.reason)}"]
+    elif state.stopped_by:
+        lines += ["", f"**Ended by** {_code(state.stopped_by)}: {_code(state.summary)}"]
+    elif state.summary:
+        lines += ["", f"The model's own closing words, which nobody checked: {_code(state.summary)}"]
+    return lines
+
+
+def _words(state: RunState) -> str:
+    """What the model said with the calls that are being carried out."""
+    for text in reversed(state.messages):
+        message = parse_message(text)
+        if isinstance(message, AssistantMessage):
+            return message.text
+    return ""
+
+
+def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]:
+    request, have = approval.request, approval.approvers
+    amount = f" **{request.amount}**" if request.amount else ""
+    left = request.required - len(have)
+    arguments = ", ".join(f"{k}={v}" for k, v in request.arguments.items() if v is not None)
+    barred = {*have, state.start.requester}
+    known = state.capsule.directory.people if state.capsule else ()
+    people = [_code(p.sub) for p in known if {*p.roles} & {*request.roles} and p.sub not in barred]
+    who = f" {request.approval_id} --as PERSON"
+    return [
+        "",
+        f"### Waits for {left} {'more ' if have else ''}{'person' if left == 1 else 'people'}",
+        "",
+        f"{_code(request.tool)}{amount} on {_code(str(request.resource))}, expires {_time(request.expires_at)}",
+        "",
+        f"- exactly: {_code(arguments)}",
+        f"- asked for by policy: {', '.join(_code(p) for p in request.policy_ids) or 'unknown'}",
+        f"- the model's reason, not checked: {_code(_words(state)) or 'none given'}",
+        f"- approved by: {', '.join(_code(a) for a in have) or 'nobody yet'}",
+        f"- may decide: {', '.join(people) or 'nobody that the directory knows'}",
+        f"- approve: {_command('approve', workflow_id, who)}",
+        f"- reject: {_command('reject', workflow_id, who)}",
+        f"- from this page: {_command('sign', workflow_id, who + ' --approve')}, then `More Actions`, `Send a Signal`, "
+        "`Custom`, name `decide`, and paste what it printed",
+    ]
+
+
+def _calls(calls: list[ToolCallView]) -> list[str]:
+    if not calls:
+        return []
+    refused = sum(c.status != "done" for c in calls)
+    lines = ["", f"### Tool calls that were answered: {len(calls)}, {refused} of them refused", ""]
+    if len(calls) > SHOWN_CALLS:
+        lines += [f"The last {SHOWN_CALLS}; all of them: query `status`, or `remit show`.", ""]
+    lines += ["| Step | Tool | On | Amount | Outcome |", "|---|---|---|---|---|"]
+    for call in calls[-SHOWN_CALLS:]:
+        amount = _code(str(call.amount)) if call.amount else ""
+        outcome = (
+            f"**{call.status}** {_code(call.reason)} {_code(call.detail, 120)}".rstrip() if call.status != "done" else "done"
+        )
+        lines.append(f"| {call.step} | {_code(call.tool)} | {_code(call.resource, 80)} | {amount} | {outcome} |")
+    return lines
+
+
+def _decided(state: RunState) -> list[str]:
+    lines: list[str] = []
+    for approval in state.approvals.values():
+        request = approval.request
+        if approval.status == "pending":
+            continue
+        amount = f" **{request.amount}**" if request.amount else ""
+        # The UI flattens nested lists, so each decision is an item of its own.
+        what = f"{_code(request.approval_id)} {_code(request.tool)}{amount} on {_code(str(request.resource))}"
+        lines.append(f"- {what}: **{DECIDED.get(approval.status, approval.status)}**")
+        for d in approval.decisions:
+            verb = "approved" if d.decision == "approve" else "rejected"
+            why = _code(d.reason) or "no reason given"
+            lines.append(f"- {_code(request.approval_id)} {verb} by {_code(d.sub)}, {_time(d.decided_at)}: {why}")
+    return ["", "### Decisions of people", "", *lines] if lines else []
+
+
+def _budgets(state: RunState) -> list[str]:
+    usage, limits = state.usage, state.limits
+    until = f"; open until {_time(state.deadline)}" if state.deadline and state.status in OPEN else ""
+    tokens = usage.input_tokens + usage.output_tokens
+    return [
+        "",
+        f"### Cost {usd(usage.cost_micro_usd)}",
+        "",
+        f"of {usd(limits.cost_micro_usd)}; tool calls {usage.tool_calls} of {limits.tool_calls}; "
+        f"model calls {usage.model_calls} of {limits.model_calls}; tokens {tokens:,} of {limits.tokens:,}{until}",
+    ]

@@ -41,7 +41,11 @@ async def test_a_refund_of_120_waits_for_one_person(engine: Engine) -> None:
     assert refunded(engine) == []
     await engine.decide(run.id, "ana")
     done = await engine.closed(run.id)
-    assert (done.status, done.approvals[0].status, done.approvals[0].approvers) == ("completed", "consumed", ("ana@example.com",))
+    assert (done.status, done.approvals[0].status, done.approvals[0].approvers) == (
+        "completed",
+        "consumed",
+        ("ana@example.com",),
+    )
     assert refunded(engine) == [("in_1004", 12000)]
     assert [e.approvers for e in engine.effects()] == ["ana@example.com"]
 
@@ -367,7 +371,9 @@ async def test_a_final_answer_that_cannot_be_read_escalates(engine: Engine) -> N
 async def test_a_script_that_ends_too_early_fails_the_run(engine: Engine) -> None:
     """The failure is the provider's own sentence."""
     run = await engine.start([ScriptTurn(tool_calls=(call("get_invoice", invoice_id="in_1002"),))])
-    with pytest.raises(RunFailed, match="^The script ended after 1 turns; let its last turn call `final_answer`, or add turn 2.$"):
+    with pytest.raises(
+        RunFailed, match="^The script ended after 1 turns; let its last turn call `final_answer`, or add turn 2.$"
+    ):
         await engine.remit.result(run.id)
     assert (await engine.remit.status(run.id)).status == "failed"
 

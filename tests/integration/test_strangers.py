@@ -55,6 +55,9 @@ class Parked:
     def handle(self) -> WorkflowHandle[object, RunResult]:
         return self.engine.remit.handle(self.workflow_id)
 
+    async def update(self, name: str, args: Sequence[RawValue]) -> object:
+        return await self.handle.execute_update(name, args=args)  # pyright: ignore[reportUnknownMemberType]
+
     def decision(self, token: object, **more: object) -> RawValue:
         return obj({"approval_id": self.request.approval_id, "decision_jws": token, **more})
 
@@ -210,7 +213,7 @@ async def test_an_update_that_does_not_count_is_refused_to_its_caller(engine: En
     reason, make = DECISIONS[form]
     parked = await park(engine)
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await parked.handle.execute_update("decide", args=make(parked))
+        await parked.update("decide", make(parked))
     assert isinstance(refused.value.cause, ApplicationError)
     assert (refused.value.cause.type, refused.value.cause.message[-1]) == (reason, ".")
     await goes_on(parked, refused=0)
@@ -246,7 +249,7 @@ async def test_an_update_of_an_unknown_name_is_refused(engine: Engine, name: str
     """`kill` is a signal only, and other names mean nothing."""
     parked = await park(engine)
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await parked.handle.execute_update(name, args=[parked.decision(parked.genuine)])
+        await parked.update(name, [parked.decision(parked.genuine)])
     assert "This update doesn't exist; use `decide`." in str(refused.value.cause)
     await goes_on(parked, refused=0)
 
@@ -407,15 +410,15 @@ REPEATED = "`AgentRun` takes no cron schedule and no retry policy; start one run
 
 
 async def test_a_cron_schedule_cannot_smuggle_a_state_in(engine: Engine) -> None:
-    """The second execution of a cron schedule follows the first, but isn't its continuation: its input is a stranger's still."""
+    """The second execution follows the first, but isn't its continuation: its input is a stranger's still."""
     handle = await engine.client.start_workflow(
         "AgentRun", FORGED, id=f"cron-{uuid.uuid4().hex}", task_queue=engine.settings.task_queue, cron_schedule="@every 1s"
     )
     try:
         first = (await handle.describe()).run_id
         second = await successor(engine.client, handle.id, first)
-        await successor(engine.client, handle.id, second)
-        assert [await end(engine.client, handle.id, run_id) for run_id in (first, second)] == [REPEATED] * 2
+        third = await successor(engine.client, handle.id, second)
+        assert [await before(engine.client, handle.id, run_id) for run_id in (second, third)] == [REPEATED] * 2
     finally:
         await engine.client.get_workflow_handle(handle.id).terminate()
 
@@ -444,7 +447,7 @@ async def successor(client: Client, workflow_id: str, run_id: str) -> str:
     return now
 
 
-async def end(client: Client, workflow_id: str, run_id: str) -> str:
-    """How an execution of a cron schedule failed, as its last event has it."""
+async def before(client: Client, workflow_id: str, run_id: str) -> str:
+    """How the execution before `run_id` failed."""
     history = await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history()
-    return history.events[-1].workflow_execution_continued_as_new_event_attributes.failure.message
+    return history.events[0].workflow_execution_started_event_attributes.continued_failure.message

@@ -158,7 +158,11 @@ def test_processes_that_start_together_make_one_directory(tmp_path: Path) -> Non
     for worker in workers:
         assert worker.stdout
         assert worker.stdout.readline() == "ready\n"
-    answers = {worker.communicate("\n", timeout=60) for worker in workers}
+    for worker in workers:
+        assert worker.stdin
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    answers = {worker.communicate(timeout=60) for worker in workers}
     issuer = DevIssuer(tmp_path / "home", env="dev")
     assert answers == {(issuer.ensure().model_dump_json() + "\n", "")}
     now = int(time.time())
