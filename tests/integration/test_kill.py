@@ -12,37 +12,14 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowExecutionStatus
 
-from activities.ledger.store import Intent, run_scope
 from policies.errors import InvalidInput, KillSwitchEngaged
-from policies.models import Money, ResourceRef
 from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
-from workflows.messages import KillState, RunSummary, ScriptCall
+from workflows.messages import KillState
 
 REFUND = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
 NOTE = turn(call("draft_reply", ticket_id="T-1002", text="Too late."))
-
-
-def intent(summary: RunSummary) -> Intent:
-    """A write of this run that wants to start now."""
-    return Intent(
-        idempotency_key="rk_late",
-        run_id=summary.run_id,
-        workflow_id=summary.workflow_id,
-        agent=summary.agent,
-        tool="request_refund@1",
-        resource=ResourceRef(type="Invoice", id="in_1004"),
-        subject=summary.subject,
-        amount=Money(cents=100, currency="USD"),
-        action_digest="sha256:0",
-        approvers=(),
-        strategy="native_key",
-    )
-
-
-def allowed(_: int) -> None:
-    """A policy that allows everything."""
 
 
 async def visible(engine: Engine, workflow_id: str) -> str:
@@ -97,8 +74,14 @@ async def test_no_write_can_be_reserved_after_the_acknowledgement(engine: Engine
     summary = await engine.pending(run.id)
     await engine.remit.kill(run.id, "stop")
     with pytest.raises(KillSwitchEngaged, match="A kill switch is on: stop"):
-        engine.ledger.reserve(intent(summary), [run_scope(summary.run_id)], allowed)
+        engine.reserve(summary)
     assert engine.effects() == []
+
+
+async def test_before_the_kill_the_same_write_can_be_reserved(engine: Engine) -> None:
+    """It is the kill that refuses, and nothing else."""
+    run = await engine.start([REFUND, final()], ticket="T-1002")
+    assert engine.reserve(await engine.pending(run.id)).state == "reserved"
 
 
 async def test_the_kill_switch_of_a_run_covers_no_other(engine: Engine) -> None:
@@ -126,13 +109,14 @@ async def test_the_query_kill_switch_tells_before_and_after(engine: Engine) -> N
     assert state.acknowledged_at is not None
 
 
-async def test_a_second_kill_changes_nothing(engine: Engine) -> None:
-    """The first reason stays."""
-    run = await engine.start([REFUND, final()], ticket="T-1002")
-    await engine.pending(run.id)
-    await run.signal("kill", {"reason": "first"})
-    await run.signal("kill", {"reason": "second"})
-    done = await engine.closed(run.id)
+async def test_a_second_kill_changes_nothing(server: TemporalServer, engine: Engine) -> None:
+    """The first reason stays; both arrive before a worker takes up the run."""
+    async with Engine(await server.ready(), engine.home, working=False) as idle:
+        run = await idle.start([REFUND, final()], ticket="T-1002")
+        await run.signal("kill", {"reason": "first"})
+        await run.signal("kill", {"reason": "second"})
+        await idle.work()
+        done = await idle.closed(run.id)
     assert (done.status, done.kill.reason, done.refused_total) == ("killed", "first", 0)
 
 
@@ -166,7 +150,7 @@ async def test_cancelling_the_workflow_works_like_a_kill(engine: Engine) -> None
     assert (done.status, done.kill.reason, done.kill.by) == ("killed", "cancelled in Temporal (UI or CLI)", "temporal")
     assert done.kill.acknowledged_at is not None
     with pytest.raises(KillSwitchEngaged):
-        engine.ledger.reserve(intent(summary), [run_scope(summary.run_id)], allowed)
+        engine.reserve(summary)
 
 
 async def test_cancelling_a_run_that_is_being_killed_does_not_stop_the_kill(server: TemporalServer, engine: Engine) -> None:
@@ -282,7 +266,7 @@ async def test_a_write_in_flight_is_finished_and_nothing_follows_it(engine: Engi
 async def test_a_kill_is_acknowledged_while_a_slow_write_goes_on(engine: Engine) -> None:
     """The acknowledgement doesn't wait for the write: the order of the ledger's transactions is what counts."""
     sandbox.arm(engine.settings.business_path, "refund", "in_1002", "slow")
-    small: ScriptCall = call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate")
+    small = call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate")
     run = await engine.start([turn(small), final()])
     await reserved(engine)
     await engine.remit.kill(run.id, "stop")

@@ -1,14 +1,18 @@
 """Verdicts of the bundles that Remit ships, over the tools that it ships."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activities.library import Library
 from policies.authorize import authorize
 from policies.models import ActionFacts, Decision, ResourceRef, RunFacts, Verdict
+from remit.settings import ROOT
 from tests.builders import SUBJECT, agent, compiled, refund
+from tools.builtin import CATALOG
 
 BUNDLES = ("incidents_v1", "refunds_v7", "support_v1")
 REFUNDS = compiled("refunds_v7")
@@ -243,3 +247,39 @@ def test_facts_that_no_rule_names_change_nothing(subject: str, calls: int, assur
         subject_sum_cents=0,
     )
     assert authorize(REFUNDS, refund(owner=subject).model_copy(update={"run": run})).decision == "allow"
+
+
+GIVEN: dict[str, dict[str, object]] = {
+    "add_account_note": {"customer_id": "cus_101", "visibility": "internal", "text": "x"},
+    "add_incident_note": {"incident_id": "INC-1", "text": "x"},
+    "draft_reply": {"ticket_id": "T-1001", "text": "x"},
+    "get_alert": {"alert_id": "AL-301"},
+    "get_customer": {"customer_id": "cus_101"},
+    "get_invoice": {"invoice_id": "in_1001"},
+    "get_ticket": {"ticket_id": "T-1001"},
+    "list_invoices": {"customer_id": "cus_101"},
+    "open_incident": {"alert_id": "AL-301", "severity": "sev2", "title": "x"},
+    "request_refund": {"invoice_id": "in_1001", "amount_cents": 4900, "reason": "goodwill"},
+    "search_kb": {"query": "refund"},
+    "set_customer_email": {"customer_id": "cus_101", "email": "a@example.com"},
+    "tag_ticket": {"ticket_id": "T-1001", "tag": "bug"},
+}
+LIBRARY = Library([ROOT], CATALOG)
+
+
+@pytest.mark.parametrize("name", LIBRARY.names())
+@pytest.mark.parametrize("tool", sorted(CATALOG.specs))
+def test_an_agent_may_do_what_it_was_given(name: str, tool: str) -> None:
+    """Under its own bundle an agent's role may read everything, and write with exactly the tools that it was given."""
+    file, spec = LIBRARY.agent(name), CATALOG.get(tool)
+    arguments = spec.parse(json.dumps(GIVEN[tool]))
+    action = refund(by=file.identity).model_copy(
+        update={
+            "tool": tool,
+            "resource": spec.resource(arguments),
+            "arguments": arguments.model_dump(mode="json", exclude_none=True),
+            "facts": refund().facts if spec.effect == "write" else None,
+        }
+    )
+    expected = "allow" if spec.effect == "read" or tool in file.tools else "deny"
+    assert authorize(compiled(file.policy), action).decision == expected
