@@ -81,6 +81,9 @@ class AuthorityActivities:
         if agent.status != "active":
             raise InvalidInput(f"Agent `{agent.name}` is {agent.status}; ask its owner, {agent.owner}.")
         agent.check_inputs(admission.inputs)
+        directory = self._directory()
+        if admission.requester and not admission.requester.startswith("service:"):
+            directory.person(admission.requester)  # G3: whoever asks must be known by the name that would approve
         bundle = self._library.bundle(agent.policy)
         route = self._route(agent, scripted=admission.scripted)
         specs = self._library.specs(agent)
@@ -101,7 +104,7 @@ class AuthorityActivities:
             approver_roles=bundle.limits().approvals.roles,
             route=route,
             corpus=agent.corpus,
-            directory=self._directory(),
+            directory=directory,
             release=digest(
                 {
                     "prompt": digest(agent.prompt),

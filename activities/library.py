@@ -132,8 +132,8 @@ class Library:
         folder = next(root / "agents" / name for root in self._roots if (root / "agents" / name / "agent.toml").is_file())
         where = f"Agent `{name}`"
         try:
-            content = tomllib.loads((folder / "agent.toml").read_text())
-            prompt = (folder / "prompt.md").read_text()
+            content = tomllib.loads((folder / "agent.toml").read_text(encoding="utf-8"))
+            prompt = (folder / "prompt.md").read_text(encoding="utf-8")
             agent = AgentFile.model_validate({**content, "prompt": prompt})
             agent.identity  # noqa: B018  (a bad status shows here)
         except tomllib.TOMLDecodeError as e:
@@ -183,7 +183,7 @@ class Library:
 
     def _read(self, name: str, folder: Path) -> Bundle:
         try:
-            policy, limits = (folder / "policy.cedar").read_text(), (folder / "limits.toml").read_text()
+            policy, limits = (folder / "policy.cedar").read_text(encoding="utf-8"), (folder / "limits.toml").read_text()
         except (OSError, UnicodeDecodeError):
             raise PolicyInvalid(f"Bundle `{name}`: `policy.cedar` and `limits.toml` must both be there, as text.") from None
         bundle = Bundle(name=name, policy=policy, limits_toml=limits)

@@ -150,8 +150,9 @@ class ToolActivities:
     async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> str:
         """Send the effect and record what became of it."""
         key = effect.idempotency_key
-        if not await asyncio.to_thread(self._ledger.sent, key, effect.attempts):
-            raise ApplicationError("Another attempt has taken this write over.", type="superseded")
+        if not await asyncio.to_thread(self._ledger.sent, key, effect.attempts, [run_scope(effect.run_id)]):
+            # The retry asks `reserve`, which knows whether it was a kill or another attempt.
+            raise ApplicationError("This attempt may not send the write any more.", type="superseded")
         try:
             result = (await spec.run(args, context)).model_dump_json()
         except ToolRefusal as e:

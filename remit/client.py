@@ -11,6 +11,7 @@ from datetime import timedelta
 from pydantic import JsonValue
 from temporalio.client import (
     Client,
+    RPCTimeoutOrCancelledError,
     WorkflowExecution,
     WorkflowExecutionStatus,
     WorkflowFailureError,
@@ -43,6 +44,7 @@ from workflows.messages import (
 __all__ = ["Remit", "RunFailed", "RunRow"]
 
 ANSWER_SECONDS = 10.0
+_NO_WORKER = "No worker answers for run `{}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
 ANSWER = timedelta(seconds=ANSWER_SECONDS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
 
@@ -276,13 +278,16 @@ def _answers(workflow_id: str) -> Generator[None]:
     """Turn what the server says into one sentence."""
     try:
         yield
+    except RPCTimeoutOrCancelledError:
+        # What an update raises instead of an RPC error when no worker takes it up in time.
+        raise Unavailable(_NO_WORKER.format(workflow_id)) from None
     except RPCError as e:
+        if e.status == RPCStatusCode.NOT_FOUND and "already completed" in e.message:
+            raise InvalidInput(f"Run `{workflow_id}` has closed already; `remit show {workflow_id}` says how.") from None
         if e.status == RPCStatusCode.NOT_FOUND:
             raise NotFound(f"There is no run `{workflow_id}`; `remit runs` lists them.") from None
         if e.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION):
-            raise Unavailable(
-                f"No worker answers for run `{workflow_id}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
-            ) from None
+            raise Unavailable(_NO_WORKER.format(workflow_id)) from None
         if e.status == RPCStatusCode.UNAVAILABLE:
             raise Unavailable("The Temporal server doesn't answer; nothing is lost. Try again once it is back.") from None
         raise Unavailable(f"The Temporal server refused: {' '.join(e.message.split())[:300]}") from None

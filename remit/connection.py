@@ -45,7 +45,7 @@ CONVERTER = DataConverter(payload_converter_class=Converter)
 def dev_state(settings: Settings) -> dict[str, str]:
     """What a running `remit dev` wrote: the server's address and the UI's; empty when there is none."""
     try:
-        found = json.loads((settings.home / "dev.json").read_text())
+        found = json.loads((settings.home / "dev.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {str(k): str(v) for k, v in cast("dict[object, object]", found).items()} if isinstance(found, dict) else {}

@@ -54,7 +54,7 @@ class Ticket(Frozen):
 
 
 def tickets() -> list[Ticket]:
-    lines = (DEMO / "tickets.jsonl").read_text().splitlines()
+    lines = (DEMO / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
     return [TypeAdapter(Ticket).validate_json(line) for line in lines if line]
 
 
@@ -143,6 +143,9 @@ class _Demo:
                 self._watch_worker()
                 rows = {r.workflow_id: r async for r in self.remit.list()}
                 self._people(rows)
+                for task in self._people_at_work.values():
+                    if task.done():
+                        task.result()  # what went wrong with one of the people must not look like patience
                 if screen:
                     screen.update(self._table(rows), refresh=True)
                 elif live:

@@ -21,7 +21,7 @@ def prepare(settings: Settings) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     DevIssuer(settings.home, env=settings.env).ensure()
     if not settings.business_path.exists():
-        sandbox.create(settings.business_path, json.loads((ROOT / "demo" / "business.json").read_text()))
+        sandbox.create(settings.business_path, json.loads((ROOT / "demo" / "business.json").read_text(encoding="utf-8")))
 
 
 def _alive(pid: str) -> bool:

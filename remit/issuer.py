@@ -39,7 +39,7 @@ def read_directory(home: Path) -> Directory:
     """
     path = home / "directory.json"
     try:
-        return Directory.model_validate_json(path.read_text())
+        return Directory.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Directory()
     except (OSError, UnicodeDecodeError, ValidationError):
@@ -95,7 +95,7 @@ class DevIssuer:
         """
         person = self.resolve(who)
         try:
-            key = OKPKey.import_key(json.loads((self._keys / f"{person.sub}.json").read_text()))
+            key = OKPKey.import_key(json.loads((self._keys / f"{person.sub}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, JoseError):
             raise InvalidInput(f"The dev issuer holds no key of `{person.sub}`; delete `{self._home}` to start over.") from None
         now = int(time.time())

@@ -60,6 +60,6 @@ def read_script(reference: str) -> tuple[ScriptTurn, ...]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise InvalidInput(f"`{path}` can't be read: {getattr(e, 'strerror', None) or 'it is not text'}.") from None

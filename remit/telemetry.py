@@ -2,21 +2,38 @@
 
 import logging
 import sys
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 import structlog
+import temporalio.client
+import temporalio.worker
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from pydantic import TypeAdapter
 from structlog.typing import EventDict, WrappedLogger
 from temporalio import activity
+from temporalio.api.common.v1 import Payload
 from temporalio.contrib.opentelemetry import OpenTelemetryPlugin, ReplaySafeTracerProvider, create_tracer_provider
+from temporalio.converter import PayloadConverter
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import (
+    ExecuteWorkflowInput,
+    HandleQueryInput,
+    HandleSignalInput,
+    HandleUpdateInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
 
 from remit import __version__
 from remit.settings import Settings
 
 __all__ = ["flush", "logs", "traces"]
+
+TRACE_HEADER = "_tracer-data"
 
 
 def _run_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -74,14 +91,59 @@ def logs(level: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def traces(settings: Settings) -> list[OpenTelemetryPlugin]:
+class _Headers(Protocol):
+    headers: Mapping[str, Payload]
+
+
+def _drop_junk(input: _Headers) -> None:
+    """Take away a trace header that isn't one: the tracer would raise on it, and the run's task fail again and again."""
+    if TRACE_HEADER not in input.headers:
+        return
+    try:
+        carrier = PayloadConverter.default.from_payload(input.headers[TRACE_HEADER])
+        TypeAdapter(dict[str, str]).validate_python(carrier, strict=True)
+    except Exception:  # whatever a stranger's bytes provoke in the decoders
+        input.headers = {name: value for name, value in input.headers.items() if name != TRACE_HEADER}
+
+
+class _GuardedWorkflow(WorkflowInboundInterceptor):
+    async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        _drop_junk(input)
+        return await super().execute_workflow(input)
+
+    async def handle_signal(self, input: HandleSignalInput) -> None:
+        _drop_junk(input)
+        await super().handle_signal(input)
+
+    async def handle_query(self, input: HandleQueryInput) -> Any:
+        _drop_junk(input)
+        return await super().handle_query(input)
+
+    def handle_update_validator(self, input: HandleUpdateInput) -> None:
+        _drop_junk(input)
+        super().handle_update_validator(input)
+
+    async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
+        _drop_junk(input)
+        return await super().handle_update_handler(input)
+
+
+class _Guard(temporalio.client.Interceptor, temporalio.worker.Interceptor):
+    """Stands before the tracer. It is a client's interceptor too, for only those come in the order of the plugins."""
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        del input
+        return _GuardedWorkflow
+
+
+def traces(settings: Settings) -> list[SimplePlugin]:
     """The client plugins that trace this process; none when no OTLP endpoint is set."""
     if not settings.otlp_endpoint:
         return []
     provider = create_tracer_provider(resource=Resource.create({"service.name": "remit", "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    return [OpenTelemetryPlugin(add_temporal_spans=True)]
+    return [SimplePlugin("remit.telemetry", interceptors=[_Guard()]), OpenTelemetryPlugin(add_temporal_spans=True)]
 
 
 def flush() -> None:

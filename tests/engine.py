@@ -13,7 +13,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
-from activities.ledger.store import Effect, Ledger
+from activities.ledger.store import Effect, Intent, Ledger, run_scope
+from policies.models import Money, ResourceRef
 from remit.client import Remit
 from remit.issuer import DevIssuer
 from remit.settings import Settings
@@ -189,6 +190,23 @@ class Engine:
     def rows(self, table: str) -> list[dict[str, str | int]]:
         """Rows of the sandbox business: what really happened."""
         return sandbox.rows(self.settings.business_path, table)
+
+    def reserve(self, run: RunSummary) -> Effect:
+        """Reserve one more write of `run` in the ledger, past every policy: only an off switch can refuse it."""
+        intent = Intent(
+            idempotency_key=f"rk_{uuid.uuid4().hex}",
+            run_id=run.run_id,
+            workflow_id=run.workflow_id,
+            agent=run.agent,
+            tool="request_refund@1",
+            resource=ResourceRef(type="Invoice", id="in_1004"),
+            subject=run.subject,
+            amount=Money(cents=100, currency="USD"),
+            action_digest="sha256:0",
+            approvers=(),
+            strategy="native_key",
+        )
+        return self.ledger.reserve(intent, [run_scope(run.run_id)], lambda _: None)
 
     def effects(self) -> list[Effect]:
         """Rows of the ledger: what was reserved and recorded."""

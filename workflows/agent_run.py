@@ -255,7 +255,8 @@ class AgentRun:
         """Make the calls of one turn, concurrently and independent of one another; then 6. observe, in their order."""
         state = self._state
         for call in calls:
-            count = state.seen_before(call.request.name, call.request.arguments)
+            arguments = json.dumps(call.bound.values, sort_keys=True) if call.bound else call.request.arguments
+            count = state.seen_before(call.request.name, arguments)
             budgets.check_identical(count, state.limits, call.request.name[:80])
         tasks = [asyncio.create_task(self._perform(turn, c)) for c in calls]
         try:

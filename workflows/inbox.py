@@ -69,7 +69,7 @@ def verified(state: RunState, run_id: str, request: DecideSignal, now: int) -> t
         now=now,
         barred=frozenset({state.start.requester, state.capsule.agent.id}),
     )
-    if decision.nonce not in state.nonces:
+    if _name(decision) not in state.nonces:
         approvals.add_decision(approval, decision)
     return approval, decision
 
@@ -81,9 +81,14 @@ def count_decision(state: RunState, run_id: str, request: DecideSignal, now: int
         ApprovalRefused: it doesn't count.
     """
     approval, decision = verified(state, run_id, request, now)
-    if decision.nonce in state.nonces:
+    if _name(decision) in state.nonces:
         return approval
     after = approvals.add_decision(approval, decision)
-    state.nonces.append(decision.nonce)
+    state.nonces.append(_name(decision))
     state.approvals[request.approval_id] = after
     return after
+
+
+def _name(decision: ApprovalDecision) -> str:
+    """What makes a decision the same one when it is sent again: its nonce, in its signer's mouth."""
+    return f"{decision.sub} {decision.nonce}"

@@ -100,7 +100,7 @@ class StartInput(Frozen):
 
     Attributes:
         inputs: what the agent's `agent.toml` asks for, for example `{"ticket_id": "T-1001"}`.
-        requester: who asked for the run; this person can't approve in it.
+        requester: who asked for the run, as the directory knows them, or `service:NAME`; this person can't approve in it.
         script: turns of the `scripted` provider, instead of a real model.
     """
 

@@ -130,9 +130,7 @@ class Ledger:
         with self._engine.begin() as connection:
             _lock(connection)
             row = _find(connection, intent.idempotency_key)
-            killed = connection.execute(
-                sa.select(kill_switches.c.reason).where(kill_switches.c.scope.in_(list(scopes))).limit(1)
-            ).scalar()
+            killed = _killed(connection, scopes)
             if row and row.state in ("done", "failed"):
                 return row
             if row and row.state in ("sent", "indeterminate"):
@@ -146,8 +144,11 @@ class Ledger:
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = KillSwitchEngaged(f"A kill switch is on: {killed}")
+            elif refused := _refused(judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key)):
+                if row:
+                    _set(connection, intent.idempotency_key, state="released", settled_at=_now())
+                failure = refused
             else:
-                judge(_sum(connection, intent.tool, intent.subject, intent.idempotency_key))
                 if row:
                     again = {**_values(intent), "attempts": row.attempts + 1, "settled_at": None}
                     _set(connection, intent.idempotency_key, **again)
@@ -159,23 +160,24 @@ class Ledger:
         assert row
         return row
 
-    def sent(self, key: str, attempt: int) -> bool:
+    def sent(self, key: str, attempt: int, scopes: Sequence[str]) -> bool:
         """Record that the effect is about to leave: from now on it may have happened.
 
         Args:
             attempt: the `attempts` of the row that `reserve` gave.
+            scopes: the off switches that cover it. G4: one that was set since the reservation stops it here.
 
         Returns:
             Whether the caller may perform it. G2: an attempt that was given up for lost, and then woke up, may not, for
-            another one has reserved the effect since.
+            another one has reserved the effect since. After a kill, nobody may.
         """
         with self._engine.begin() as connection:
-            marked = connection.execute(
-                sa.update(effects)
-                .where(effects.c.idempotency_key == key, effects.c.attempts == attempt)
-                .where(effects.c.state.in_(("reserved", "sent")))
-                .values(state="sent")
-            )
+            _lock(connection)
+            mine = sa.update(effects).where(effects.c.idempotency_key == key, effects.c.attempts == attempt)
+            if _killed(connection, scopes) is not None:
+                connection.execute(mine.where(effects.c.state == "reserved").values(state="released", settled_at=_now()))
+                return False
+            marked = connection.execute(mine.where(effects.c.state.in_(("reserved", "sent"))).values(state="sent"))
             return marked.rowcount == 1
 
     def settle(self, key: str, state: Literal["done", "failed", "released", "indeterminate"], outcome: str) -> None:
@@ -210,6 +212,20 @@ def _serialise_sqlite(engine: Engine) -> None:
 
 def _lock(connection: Connection) -> int:
     return int(connection.execute(sa.select(control.c.epoch).with_for_update()).scalar_one())
+
+
+def _killed(connection: Connection, scopes: Sequence[str]) -> str | None:
+    """The reason of an off switch that covers one of `scopes`."""
+    query = sa.select(kill_switches.c.reason).where(kill_switches.c.scope.in_(list(scopes))).limit(1)
+    return connection.execute(query).scalar()
+
+
+def _refused(judge: Callable[[int], None], total: int) -> Exception | None:
+    try:
+        judge(total)
+    except Exception as e:
+        return e
+    return None
 
 
 def _find(connection: Connection, key: str) -> Effect | None:

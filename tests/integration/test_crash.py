@@ -8,6 +8,7 @@ from signal import SIGKILL
 
 import pytest
 
+from activities.ledger.store import run_scope
 from policies.approvals import decision_payload
 from remit.embedded import TemporalServer, WorkerProcess
 from tests.engine import Engine, call, final, turn
@@ -64,6 +65,9 @@ async def test_a_run_that_was_killed_while_its_write_was_unknown_does_not_repeat
     with process(engine, server) as first:
         await until(lambda: not first.running)
     await run.signal("kill", {"reason": "stop"})
+    # The row is there before the retry, as `write_kill` would have it; else the retry may come first and is right to send.
+    assert run.first_execution_run_id
+    engine.ledger.engage(run_scope(run.first_execution_run_id), "stop", "")
     with process(engine, server):
         done = await engine.closed(run.id)
     assert (done.status, [c.status for c in done.calls]) == ("killed", ["indeterminate"])

@@ -1,12 +1,14 @@
 """Whole runs over the real server: what is allowed, what waits for people, what is refused, what ends a run."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from policies.errors import ApprovalRefused
+from policies.errors import ApprovalRefused, Unavailable
 from remit.client import RunFailed
+from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.messages import AssistantMessage, ScriptCall, ScriptTurn
@@ -389,3 +391,30 @@ async def test_a_refund_whose_answer_was_lost_happens_once(engine: Engine) -> No
     [effect] = engine.effects()
     assert (effect.state, effect.attempts) == ("done", 2)
     assert effect.idempotency_key == engine.rows("refunds")[0]["idempotency_key"]
+
+
+async def test_white_space_does_not_hide_a_repeated_call(engine: Engine) -> None:
+    """The loop guard compares what the arguments mean, not how the model wrote them."""
+    script = [turn(call("search_kb", query="refund", limit=3)), turn(call("search_kb", query="refund"))] * 2
+    done = await engine.run([*script, final()])
+    assert (done.status, done.stopped_by) == ("stopped", "identical_calls")
+
+
+async def test_a_requester_must_be_known(engine: Engine) -> None:
+    """G3: whoever asks by another name than the one they sign with is refused, for they could approve their own request."""
+    run = await engine.start([final()], requester="ana")
+    with pytest.raises(RunFailed, match="^`ana` is not in the directory; known: `ana@example.com`, "):
+        await engine.remit.result(run.id)
+    service = await engine.start([final()], requester="service:zendesk")
+    assert (await engine.remit.result(service.id)).outcome == "completed"
+
+
+async def test_a_decision_without_a_worker_is_one_sentence(
+    server: TemporalServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update that no worker takes up in time says so, and nothing is lost."""
+    monkeypatch.setattr("remit.client.ANSWER", timedelta(milliseconds=300))
+    async with Engine(await server.ready(), engine.home, working=False) as idle:
+        run = await idle.start([final()])
+        with pytest.raises(Unavailable, match=f"^No worker answers for run `{run.id}`; "):
+            await idle.remit.decide(run.id, "ap-0-0", "x.y.z")

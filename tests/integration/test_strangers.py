@@ -7,19 +7,22 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from joserfc import jws
 from joserfc.jwk import OKPKey
-from temporalio.api.common.v1 import Payload
+from temporalio.api.common.v1 import Header, Payload, Payloads, WorkflowExecution, WorkflowType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowQueryFailedError, WorkflowUpdateFailedError
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from policies.approvals import ApprovalRequest, DecisionClaims, decision_payload, sign_decision
-from remit.embedded import TemporalServer
+from remit.embedded import TemporalServer, WorkerProcess, free_port
 from tests.engine import Engine, call, final, turn
 from workflows.messages import RunResult
 
@@ -300,6 +303,52 @@ async def test_signals_before_the_first_task_are_kept_for_the_run(engine: Engine
     )
     done = await engine.closed(handle.id)
     assert (done.status, [r.reason for r in done.refused]) == ("completed", ["malformed"])
+
+
+HEADERS: dict[str, Payload] = {
+    "junk": raw(b"\xff{").payload,
+    "unknown encoding": raw(b"{}", b"remit/nonsense").payload,
+    "no carrier": obj(["traceparent"]).payload,
+    "carrier of numbers": obj({"traceparent": 7, "baggage": [1]}).payload,
+}
+
+
+@pytest.mark.parametrize("form", HEADERS)
+async def test_a_trace_header_that_is_none_is_dropped(server: TemporalServer, home: Path, form: str) -> None:
+    """A worker that traces goes on with a run that was started and signalled under such a header."""
+    junk = Header(fields={"_tracer-data": HEADERS[form]})
+    async with Engine(await server.ready(), home, working=False) as engine:
+        start = {"agent": "billing-resolution", "inputs": {"ticket_id": "T-1002"}, "script": [t.model_dump() for t in REFUND]}
+        run_id = f"header-{uuid.uuid4().hex}"
+        await engine.client.workflow_service.start_workflow_execution(
+            StartWorkflowExecutionRequest(
+                namespace="default",
+                workflow_id=run_id,
+                request_id=run_id,
+                workflow_type=WorkflowType(name="AgentRun"),
+                task_queue=TaskQueue(name=engine.settings.task_queue),
+                input=Payloads(payloads=[obj(start).payload]),
+                header=junk,
+            )
+        )
+        env = {"REMIT_TASK_QUEUE": engine.settings.task_queue, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
+        worker = WorkerProcess(home, server.address, env=env)
+        try:
+            await engine.pending(run_id)
+            await engine.client.workflow_service.signal_workflow_execution(
+                SignalWorkflowExecutionRequest(
+                    namespace="default",
+                    workflow_execution=WorkflowExecution(workflow_id=run_id),
+                    signal_name="decide",
+                    header=junk,
+                )
+            )
+            await engine.until(run_id, lambda s: s.refused_total == 1)
+            await engine.decide(run_id, "ana")
+            assert (await engine.closed(run_id)).status == "completed"
+            assert await engine.stalls(run_id) == []
+        finally:
+            worker.kill()
 
 
 # ---- starts ---------------------------------------------------------------------------------------------------------

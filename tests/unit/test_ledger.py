@@ -81,7 +81,7 @@ def reserve(ledger: Ledger, wanted: Intent | None = None, judge: Callable[[int],
 def send(ledger: Ledger, wanted: Intent | None = None) -> Effect:
     """Reserve and mark as sent."""
     row = reserve(ledger, wanted)
-    assert ledger.sent(row.idempotency_key, row.attempts)
+    assert ledger.sent(row.idempotency_key, row.attempts, SCOPES)
     return row
 
 
@@ -171,11 +171,11 @@ def test_an_older_attempt_cant_send_what_another_took_over(ledger: Ledger) -> No
     """An attempt that was slow, and given up for lost, learns that it must not perform the effect a second time."""
     old = reserve(ledger)
     new = reserve(ledger)
-    assert ledger.sent("rk_1", new.attempts)
-    assert not ledger.sent("rk_1", old.attempts)
+    assert ledger.sent("rk_1", new.attempts, SCOPES)
+    assert not ledger.sent("rk_1", old.attempts, SCOPES)
     ledger.settle("rk_1", "done", "{}")
-    assert not ledger.sent("rk_1", old.attempts)
-    assert not ledger.sent("rk_1", new.attempts)
+    assert not ledger.sent("rk_1", old.attempts, SCOPES)
+    assert not ledger.sent("rk_1", new.attempts, SCOPES)
     assert only(ledger).state == "done"
 
 
@@ -301,7 +301,7 @@ def test_a_sum_is_exact(shared: Ledger, rows: list[tuple[int, EffectState]]) -> 
     for cents, state in rows:
         row = reserve(shared, intent(f"rk_{uuid.uuid4().hex}", cents=cents, subject=subject))
         if state == "sent":
-            assert shared.sent(row.idempotency_key, row.attempts)
+            assert shared.sent(row.idempotency_key, row.attempts, SCOPES)
         elif state != "reserved":
             shared.settle(row.idempotency_key, state, "")
     expected = sum(cents for cents, state in rows if state not in ("failed", "released"))
@@ -402,7 +402,7 @@ def test_one_key_is_reserved_by_one(ledger: Ledger) -> None:
     with ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(attempt, range(THREADS)))
     assert sorted(r.attempts for r in rows) == list(range(1, THREADS + 1))
-    assert [r.attempts for r in rows if ledger.sent(r.idempotency_key, r.attempts)] == [THREADS]
+    assert [r.attempts for r in rows if ledger.sent(r.idempotency_key, r.attempts, SCOPES)] == [THREADS]
 
 
 def test_after_a_kill_no_reservation_succeeds(ledger: Ledger) -> None:
@@ -524,3 +524,19 @@ def test_the_ledgers_folder_is_made(tmp_path: Path) -> None:
     ledger.migrate()
     ledger.close()
     assert (tmp_path / "a" / "b" / "ledger.db").is_file()
+
+
+def test_a_kill_after_the_reservation_stops_the_send(ledger: Ledger) -> None:
+    """G4: an effect that was reserved but hasn't left when the kill is acknowledged never leaves, and counts for nothing."""
+    row = reserve(ledger)
+    ledger.engage(SCOPES[0], "stop", "ana")
+    assert not ledger.sent(row.idempotency_key, row.attempts, SCOPES)
+    assert [e.state for e in ledger.effects()] == ["released"]
+
+
+def test_a_retry_that_is_refused_releases_its_reservation(ledger: Ledger) -> None:
+    """What was reserved by an attempt that died, and is refused now, counts towards no sum any more."""
+    reserve(ledger)
+    with pytest.raises(ToolRefusal):
+        reserve(ledger, judge=no)
+    assert [e.state for e in ledger.effects()] == ["released"]

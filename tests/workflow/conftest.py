@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -38,9 +39,9 @@ def set_limits(library: Path) -> SetLimits:
     return change
 
 
-@pytest.fixture
-async def skipping(home: Path) -> AsyncGenerator[Engine]:
-    """An engine on the server that skips time while somebody waits for a result."""
+@asynccontextmanager
+async def time_skipping(home: Path, **overrides: object) -> AsyncGenerator[Engine]:
+    """An engine on a server of its own that skips time while somebody waits for a result."""
     environment = await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=str(TEST_SERVER), data_converter=CONVERTER
     )
@@ -50,5 +51,12 @@ async def skipping(home: Path) -> AsyncGenerator[Engine]:
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
         )
-        async with Engine(client, home, operated=False) as found:
+        async with Engine(client, home, overrides=overrides, operated=False) as found:
             yield found
+
+
+@pytest.fixture
+async def skipping(home: Path) -> AsyncGenerator[Engine]:
+    """An engine on a server that skips time."""
+    async with time_skipping(home) as found:
+        yield found

@@ -1,0 +1,170 @@
+"""Makes the histories that `test_replay.py` replays: `python -m tests.replay.record`. Only real runs, never written by hand.
+
+Record again only when a scenario is added. A history that today's code can't replay is what the test is there to find: then
+the code needs `workflow.patched`, not the history a new recording.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.testing import WorkflowEnvironment
+
+from remit.connection import CONVERTER
+from remit.demo import DEMO, Ticket, tickets
+from remit.embedded import TemporalServer, WorkerProcess, temporal_binary
+from remit.scripts import read_script
+from tests.engine import Engine, call, final, turn
+from tools.connectors import sandbox
+from workflows.messages import RunResult
+
+HISTORIES = Path(__file__).parent / "histories"
+Run = WorkflowHandle[object, RunResult]
+
+
+async def _nobody(engine: Engine, run: Run) -> None:
+    """No person has anything to do."""
+
+
+async def _one(engine: Engine, run: Run) -> None:
+    await engine.pending(run.id)
+    await engine.decide(run.id, "ana", reason="Checked both payments.")
+
+
+async def _two(engine: Engine, run: Run) -> None:
+    await _one(engine, run)
+    await engine.decide(run.id, "bo", reason="Checked both payments too.")
+
+
+async def _reject(engine: Engine, run: Run) -> None:
+    await engine.pending(run.id)
+    await engine.decide(run.id, "bo", "reject", reason="An annual plan is refunded within 30 days only.")
+
+
+async def _kill(engine: Engine, run: Run) -> None:
+    await engine.pending(run.id)
+    await run.signal("decide", {"approver": "mallory"})
+    await engine.remit.kill(run.id, "The customer called.", by="ana")
+
+
+PEOPLE: dict[str, Callable[[Engine, Run], Awaitable[None]]] = {
+    "one_approval": _one,
+    "two_approvals": _two,
+    "rejected": _reject,
+    "run_killed": _kill,
+}
+
+
+@asynccontextmanager
+async def _crashing(engine: Engine, address: str) -> AsyncGenerator[None]:
+    """Workers in processes of their own, the first of which dies between the refund and its record."""
+    sandbox.arm(engine.settings.business_path, "refund", "in_1011", "crash_after_commit")
+    env = {"REMIT_TASK_QUEUE": engine.settings.task_queue}
+    first = WorkerProcess(engine.home, address, "first", env)
+    second = None
+    try:
+        while first.running:
+            await asyncio.sleep(0.05)
+        second = WorkerProcess(engine.home, address, "second", env)
+        yield
+    finally:
+        first.stop()
+        if second:
+            second.stop()
+
+
+async def _scenario(client: Client, address: str, home: Path, ticket: Ticket) -> None:
+    script = read_script(f"{DEMO / 'scripts.json'}#{ticket.script}")
+    crash = ticket.scenario == "worker_killed_once_only"
+    async with Engine(client, home, working=not crash) as engine:
+        run = await engine.start(script, ticket=ticket.ticket_id, agent=ticket.agent, requester="sam@example.com")
+        if crash:
+            async with _crashing(engine, address):
+                await run.result()
+        else:
+            await PEOPLE.get(ticket.scenario, _nobody)(engine, run)
+            await run.result()
+        await _store(ticket.scenario, run)
+
+
+async def _refused_start(client: Client, home: Path) -> None:
+    async with Engine(client, home) as engine:
+        run = await client.start_workflow("AgentRun", {"agent": 7}, id="refused-start", task_queue=engine.settings.task_queue)
+        try:
+            await run.result()
+        except WorkflowFailureError:
+            await _store("refused_start", run)
+
+
+async def _continued(home: Path) -> None:
+    """The last segment of a run that continued as new, with the state of the ones before as its input."""
+    suggest = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
+    environment = await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
+        dev_server_existing_path=temporal_binary(),
+        dev_server_extra_args=suggest,
+        dev_server_log_level="error",
+        data_converter=CONVERTER,
+    )
+    refund = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
+    async with environment, Engine(environment.client, home) as engine:
+        reads = [turn(call("search_kb", query=f"zzz{n}")) for n in range(9)]
+        run = await engine.start([*reads, refund, final()], ticket="T-1002")
+        await _one(engine, run)
+        await run.result()
+        await _store("continued", engine.remit.handle(run.id))
+
+
+async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
+    history = _impersonal(json.loads((await run.fetch_history()).to_json()))
+    (HISTORIES / f"{name}.json").write_text(json.dumps(history, indent=1) + "\n")
+
+
+def _impersonal(value: Any) -> Any:
+    """A history without the names of the machine that it was recorded on: identities and sticky queues are `PID@HOST…`."""
+    if isinstance(value, dict):
+        return {k: _impersonal(v) for k, v in cast(dict[str, Any], value).items() if k != "stackTrace"}
+    if isinstance(value, list):
+        return [_impersonal(v) for v in cast(list[Any], value)]
+    return "recorder" if isinstance(value, str) and re.match(r"\d+@", value) else value
+
+
+async def record() -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    business = json.loads((DEMO / "business.json").read_text())
+    with tempfile.TemporaryDirectory(prefix="remit-record-") as folder:
+
+        def home(name: str) -> Path:
+            path = Path(folder) / name
+            sandbox.create(_made(path) / "business.db", business)
+            return path
+
+        server = TemporalServer(Path(folder) / "server", headless=True)
+        try:
+            client = await server.ready()
+            for ticket in tickets():
+                if ticket.scenario:
+                    await _scenario(client, server.address, home(ticket.scenario), ticket)
+                    print(ticket.scenario, flush=True)
+            await _refused_start(client, home("refused_start"))
+            await _continued(home("continued"))
+        finally:
+            server.stop()
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+if __name__ == "__main__":
+    asyncio.run(record())
+    sys.stdout.flush()
+    os._exit(0)  # the SDK's threads can abort a normal interpreter exit (sdk-python#300)
