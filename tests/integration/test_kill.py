@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -15,10 +16,10 @@ from temporalio.client import WorkflowExecutionStatus
 from policies.errors import InvalidInput, KillSwitchEngaged
 from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
-from tools.connectors import sandbox
 from workflows.messages import KillState
 
 REFUND = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
+SMALL = turn(call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate"))
 NOTE = turn(call("draft_reply", ticket_id="T-1002", text="Too late."))
 
 
@@ -158,7 +159,7 @@ async def test_cancelling_a_run_that_is_being_killed_does_not_stop_the_kill(serv
     async with Engine(await server.ready(), engine.home, working=False) as idle:
         run = await idle.start([REFUND, final()], ticket="T-1002")
         await run.signal("kill", {"reason": "stop"})
-        with busy_ledger(idle):
+        with held(idle.home / "ledger.db"):
             await idle.work()
             await scheduled(idle, run.id, "write_kill")
             await run.cancel()
@@ -169,9 +170,9 @@ async def test_cancelling_a_run_that_is_being_killed_does_not_stop_the_kill(serv
 
 
 @contextmanager
-def busy_ledger(engine: Engine) -> Generator[None]:
-    """Nobody else can write to the ledger in the meantime."""
-    with closing(sqlite3.connect(engine.home / "ledger.db", isolation_level=None)) as other:
+def held(database: Path) -> Generator[None]:
+    """Nobody else can write to the database in the meantime: whoever wants to, waits."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")
@@ -249,14 +250,14 @@ async def test_a_kill_reaches_the_model_call_that_is_in_flight(server: TemporalS
 @pytest.mark.parametrize("how", ["kill", "cancel"])
 async def test_a_write_in_flight_is_finished_and_nothing_follows_it(engine: Engine, how: str) -> None:
     """What was reserved before the kill is performed and recorded, in the ledger and in the run; the next write isn't made."""
-    sandbox.arm(engine.settings.business_path, "refund", "in_1002", "slow")
-    small = turn(call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate"))
-    run = await engine.start([small, turn(call("draft_reply", ticket_id="T-1001", text="Too late.")), final()])
-    await reserved(engine)
-    if how == "kill":
-        assert (await engine.remit.kill(run.id, "stop")).acknowledged_at is not None
-    else:
-        await run.cancel()
+    with held(engine.settings.business_path):
+        run = await engine.start([SMALL, turn(call("draft_reply", ticket_id="T-1001", text="Too late.")), final()])
+        await sent(engine)
+        if how == "cancel":
+            await run.cancel()
+            await seen_cancel(engine, run.id)
+        else:
+            await engine.remit.kill(run.id, "stop")
     done = await engine.closed(run.id)
     assert (done.status, [(c.tool, c.status) for c in done.calls]) == ("killed", [("request_refund", "done")])
     assert [(e.state, e.attempts) for e in engine.effects()] == [("done", 1)]
@@ -265,19 +266,18 @@ async def test_a_write_in_flight_is_finished_and_nothing_follows_it(engine: Engi
 
 async def test_a_kill_is_acknowledged_while_a_slow_write_goes_on(engine: Engine) -> None:
     """The acknowledgement doesn't wait for the write: the order of the ledger's transactions is what counts."""
-    sandbox.arm(engine.settings.business_path, "refund", "in_1002", "slow")
-    small = call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate")
-    run = await engine.start([turn(small), final()])
-    await reserved(engine)
-    await engine.remit.kill(run.id, "stop")
-    assert (await run.describe()).status == WorkflowExecutionStatus.RUNNING
-    assert engine.effects()[0].state == "sent"
+    with held(engine.settings.business_path):
+        run = await engine.start([SMALL, final()])
+        await sent(engine)
+        assert (await engine.remit.kill(run.id, "stop")).acknowledged_at is not None
+        assert (await run.describe()).status == WorkflowExecutionStatus.RUNNING
+        assert [e.state for e in engine.effects()] == ["sent"]
     await engine.closed(run.id)
-    assert engine.effects()[0].state == "done"
+    assert [e.state for e in engine.effects()] == ["done"]
 
 
-async def reserved(engine: Engine) -> None:
+async def sent(engine: Engine) -> None:
     """Wait until the first write has left."""
     async with asyncio.timeout(30):
-        while not engine.effects() or engine.effects()[0].state != "sent":
+        while [e.state for e in engine.effects()] != ["sent"]:
             await asyncio.sleep(0.01)
