@@ -5,6 +5,8 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
@@ -25,7 +27,7 @@ from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
-from policies.errors import InvalidInput, RemitError
+from policies.errors import InvalidInput, MissingKey, RemitError
 from policies.identity import Directory
 from remit import telemetry
 from remit.connection import connect
@@ -44,7 +46,7 @@ from tools.support import Support
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["PURE", "build", "ensure_search_attributes", "main", "runner"]
+__all__ = ["PURE", "ensure_search_attributes", "main", "runner", "working"]
 
 # Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
 # `agent_run` must keep its checks.
@@ -73,15 +75,37 @@ def runner() -> SandboxedWorkflowRunner:
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
 
 
-def _providers(settings: Settings) -> dict[str, ModelProvider]:
+def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
     found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
     if settings.openai_api_key or settings.openai_base_url:
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-        found["openai"] = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
+        openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
+        closing.push_async_callback(openai.aclose)
+        found["openai"] = openai
     if settings.anthropic_api_key or settings.anthropic_base_url:
         key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
-        found["anthropic"] = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
+        anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
+        closing.push_async_callback(anthropic.aclose)
+        found["anthropic"] = anthropic
     return found
+
+
+def _billing(settings: Settings, closing: AsyncExitStack) -> Billing | None:
+    """The vendor's billing; None for the sandbox's.
+
+    Raises:
+        MissingKey: Stripe is asked for without its key.
+    """
+    if settings.connector_billing == "sandbox":
+        return None
+    from tools.connectors.stripe import ChargeInvoices, StripeBilling, StripeInvoices  # 0.15 s of imports
+
+    if settings.stripe_api_key is None:
+        raise MissingKey("`REMIT_CONNECTOR_BILLING=stripe` needs `STRIPE_API_KEY`.")
+    source = StripeInvoices if settings.stripe_invoices == "invoices" else ChargeInvoices
+    billing = StripeBilling(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base, invoices=source)
+    closing.push_async_callback(billing.aclose)
+    return billing
 
 
 def _directory(settings: Settings) -> Directory:
@@ -90,8 +114,18 @@ def _directory(settings: Settings) -> Directory:
     return DevIssuer(settings.home, env=settings.env).ensure()
 
 
-def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
-    """A worker with everything that `settings` asks for. Call `ledger.migrate()` before it runs."""
+@asynccontextmanager
+async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGenerator[Worker]:
+    """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
+
+    Raises:
+        MissingKey: a connector is asked for without its key.
+    """
+    async with AsyncExitStack() as closing, _build(client, settings, ledger, closing) as worker:
+        yield worker
+
+
+def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExitStack) -> Worker:
     if not settings.business_path.is_file():
         structlog.get_logger("remit.worker").warning("new empty sandbox business", path=str(settings.business_path))
         sandbox.create(settings.business_path, {})
@@ -99,7 +133,7 @@ def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
     business = Sandbox(settings.business_path)
     corpora = Corpora(library.corpora)
     connectors: dict[type[Connector], Connector] = {
-        Billing: business,
+        Billing: _billing(settings, closing) or business,
         Support: business,
         Incidents: business,
         Subjects: business,
@@ -114,7 +148,7 @@ def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
     )
     authority = AuthorityActivities(runs, library, CATALOG, connectors, corpora, lambda: _directory(settings), models)
     tool = ToolActivities(runs, ledger, CATALOG, connectors)
-    model = ModelActivities(runs, _providers(settings), CATALOG)
+    model = ModelActivities(runs, _providers(settings, closing), CATALOG)
     records = RecordActivities(ledger)
     return Worker(
         client,
@@ -165,7 +199,7 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with build(client, settings, ledger):
+    async with working(client, settings, ledger):
         log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)

@@ -16,7 +16,7 @@ from policies import approvals
 from policies.approvals import Action
 from policies.authorize import authorize
 from policies.bundle import compile_policy
-from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal
+from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
 from policies.models import ActionFacts, ResourceFacts, RunFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -158,6 +158,10 @@ class ToolActivities:
         except ToolRefusal as e:
             # The vendor said no: nothing happened, for certain.
             await asyncio.to_thread(self._ledger.settle, key, "failed", f"{e.reason}: {e.message}")
+            raise
+        except Unavailable:
+            # The connector's word that nothing was written: it wasn't let in, say.
+            await asyncio.to_thread(self._ledger.settle, key, "released", "unavailable")
             raise
         except Exception as e:
             if spec.idempotency != "native_key" or _last_attempt():

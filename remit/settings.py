@@ -24,6 +24,8 @@ class Settings(BaseSettings):
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         provider: `openai` or `anthropic`; by default the one whose key is set.
+        connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
+        stripe_invoices: whether an account has Stripe invoices, or an invoice stands for a charge.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
@@ -39,12 +41,16 @@ class Settings(BaseSettings):
     model_strong: str = ""
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)
+    connector_billing: Literal["sandbox", "stripe"] = "sandbox"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     shutdown_seconds: int = Field(default=30, ge=1)
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
+    stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
+    stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
 
     @property

@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -19,7 +20,7 @@ from remit.client import Remit
 from remit.issuer import DevIssuer
 from remit.settings import Settings
 from tools.connectors import sandbox
-from worker import build, ensure_search_attributes
+from worker import ensure_search_attributes, working
 from workflows.messages import Decided, Message, RunResult, RunSummary, ScriptCall, ScriptTurn, ToolMessage
 from workflows.state import parse_message
 
@@ -72,6 +73,7 @@ class Engine:
         self.issuer = DevIssuer(home, env="dev")
         self.remit = Remit(client, self.settings.task_queue)
         self._worker: Worker | None = None
+        self._closing = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         self.ledger.migrate()
@@ -83,9 +85,7 @@ class Engine:
 
     async def work(self) -> None:
         """Start the worker."""
-        worker = build(self.client, self.settings, self.ledger)
-        await worker.__aenter__()
-        self._worker = worker
+        self._worker = await self._closing.enter_async_context(working(self.client, self.settings, self.ledger))
 
     @property
     def alive(self) -> bool:
@@ -95,8 +95,7 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._worker:
-            await self._worker.__aexit__(kind, error, trace)
+        await self._closing.aclose()
         self.ledger.close()
 
     async def start(

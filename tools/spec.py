@@ -30,7 +30,11 @@ class Result(BaseModel):
 
 
 class Connector(ABC):  # noqa: B024  (a marker: each tool module derives the operations that it needs)
-    """Base of a port to a vendor. Its implementations live in `tools/connectors` or in an app."""
+    """Base of a port to a vendor. Its implementations live in `tools/connectors`.
+
+    A write that certainly didn't happen raises `ToolRefusal` (the vendor said no) or `Unavailable` (it wasn't let in); any
+    other exception means that it may have happened.
+    """
 
 
 C = TypeVar("C", bound=Connector)

