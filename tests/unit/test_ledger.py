@@ -5,7 +5,8 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +16,34 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import SQLAlchemyError
 
 from activities.ledger.store import COUNTED, DAY_MS, Effect, EffectState, Intent, Ledger, run_scope
 from activities.ledger.tables import effects, metadata
-from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate, ToolRefusal
+from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate, ToolRefusal, Unavailable
 from policies.models import Idempotency, Money, ResourceRef
 from remit.settings import ROOT
 from tests.builders import SUBJECT
+from tests.postgres import PostgresServer
 
 TOOL = "request_refund@1"
 SCOPES = [run_scope("run-1")]
 
 
-@pytest.fixture(params=["sqlite"])
+KINDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh database of each kind that the ledger runs on."""
-    assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return fresh(request, tmp_path)
+
+
+def fresh(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.database()
+    return f"sqlite:///{folder / 'ledger.db'}"
 
 
 @pytest.fixture
@@ -284,10 +296,10 @@ def test_sums_are_kept_apart_by_tool_and_subject(ledger: Ledger) -> None:
     assert ledger.subject_sum("grant_credit@1", SUBJECT) == 4000
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ledger]:
+@pytest.fixture(scope="module", params=KINDS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Ledger]:
     """A ledger for the many examples of one property, each with a subject of its own."""
-    found = Ledger(f"sqlite:///{tmp_path_factory.mktemp('sums') / 'ledger.db'}")
+    found = Ledger(fresh(request, tmp_path_factory.mktemp("sums")))
     found.migrate()
     yield found
     found.close()
@@ -434,6 +446,52 @@ def test_after_a_kill_no_reservation_succeeds(ledger: Ledger) -> None:
     assert len(ledger.effects()) == before > 0
 
 
+def test_a_kill_waits_for_a_reservation_in_progress(ledger: Ledger) -> None:
+    """G4: a kill isn't acknowledged between a reservation's look at the switches and its commit."""
+    with ThreadPoolExecutor(1) as pool:
+        kills: list[Future[int]] = []
+
+        def judge(_: int) -> None:
+            kills.append(pool.submit(ledger.engage, SCOPES[0], "stop", "ana"))
+            with pytest.raises(TimeoutError):
+                kills[0].result(0.5)
+
+        row = reserve(ledger, judge=judge)
+        assert kills[0].result(30)
+    assert not ledger.sent(row.idempotency_key, row.attempts, SCOPES)
+
+
+@pytest.mark.parametrize("strategy", ["native_key", "at_most_once"])
+def test_a_record_is_never_lost_to_a_retry(ledger: Ledger, strategy: Idempotency) -> None:
+    """While one attempt records what happened, a retry reserves the same effect: what is recorded stays recorded."""
+    for i in range(40):
+        wanted = intent(f"rk_{i}", strategy=strategy)
+        send(ledger, wanted)
+        start = threading.Barrier(2)
+
+        def record(key: str = wanted.idempotency_key, start: threading.Barrier = start) -> None:
+            start.wait()
+            ledger.settle(key, "done", "{}")
+
+        def retry(wanted: Intent = wanted, start: threading.Barrier = start) -> None:
+            start.wait()
+            with suppress(OutcomeIndeterminate):
+                reserve(ledger, wanted)
+
+        with ThreadPoolExecutor(2) as pool:
+            for each in (pool.submit(record), pool.submit(retry)):
+                each.result()
+    assert {e.state for e in ledger.effects()} == {"done"}
+
+
+def test_the_isolation_level_is_ours_to_say(postgres: PostgresServer) -> None:
+    """G3: whatever isolation the server's default is, a reservation that waited for another one sees its amount."""
+    found = Ledger(f"{postgres.database()}&options=-c%20default_transaction_isolation%3Dserializable")
+    found.migrate()
+    test_racing_reservations_never_pass_the_threshold(found)
+    found.close()
+
+
 # ---- rows, schema, URL ----------------------------------------------------------------------------------------------
 
 
@@ -504,10 +562,101 @@ BAD_URLS = (
     BadUrl("empty", ""),
     BadUrl("unknown database", "abacus://host/ledger"),
     BadUrl("unknown driver", "sqlite+nope:///ledger.db"),
+    BadUrl("not a ledger's database", "mysql+psycopg://host/ledger"),
+    BadUrl("PostgreSQL without its driver's name", "postgres://host/ledger"),
     BadUrl("port is no number", "postgresql://host:port/ledger"),
     BadUrl("folder can't be made", "sqlite:////proc/remit/ledger.db"),
     BadUrl("folder is a file", f"sqlite:///{ROOT / 'pyproject.toml' / 'ledger.db'}"),
 )
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    name: str
+    user: str
+    database: str
+    why: str
+
+
+UNREACHABLE = (
+    Unreachable("no such database", "postgres", "nowhere", "it has no such database or user"),
+    Unreachable("no such user", "nobody", "postgres", "it has no such database or user"),
+    Unreachable("wrong password", "guarded:s3cret", "postgres", "it refuses the user or the password"),
+    Unreachable("no password", "guarded", "postgres", "it refuses the user or the password"),
+)
+
+
+@pytest.mark.parametrize("case", UNREACHABLE, ids=lambda c: c.name)
+def test_a_database_that_lets_nobody_in_is_one_sentence(postgres: PostgresServer, case: Unreachable) -> None:
+    """What PostgreSQL refuses is said in one sentence, without the password."""
+    found = Ledger(f"postgresql+psycopg://{case.user}@/{case.database}?host={postgres.folder}")
+    with pytest.raises(Unavailable) as caught:
+        found.migrate()
+    found.close()
+    assert caught.value.message == f"The ledger at `REMIT_LEDGER_URL` can't be used: {case.why}."
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:s3cret@127.0.0.1:1/ledger",
+        "postgresql+psycopg://u:s3@cret@/ledger?host=/nowhere",
+        "sqlite:////proc",
+    ],
+)
+def test_a_database_that_isnt_there_is_one_sentence(url: str) -> None:
+    """A server that doesn't answer, and a file that is a folder, are said in one sentence, without the password."""
+    found = Ledger(url)
+    with pytest.raises(Unavailable) as caught:
+        found.migrate()
+    found.close()
+    assert caught.value.message == "The ledger at `REMIT_LEDGER_URL` can't be used: no usable database answers there."
+
+
+def test_a_file_that_is_no_ledger_is_one_sentence(tmp_path: Path) -> None:
+    """A file of something else is refused and left as it is."""
+    (tmp_path / "ledger.db").write_text("hello" * 1000)
+    found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with pytest.raises(Unavailable, match=r"can't be used: no usable database answers there\.$"):
+        found.migrate()
+    found.close()
+
+
+def test_a_newer_ledger_is_refused(ledger: Ledger, url: str) -> None:
+    """A ledger of a newer version isn't written to by an older one."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(InvalidInput, match="made by a newer Remit"):
+        ledger.migrate()
+
+
+def test_the_ledger_survives_a_restart_of_the_database() -> None:
+    """G8: after PostgreSQL was stopped and started, the same ledger goes on, and nothing it recorded is lost."""
+    server = PostgresServer()
+    try:
+        found = Ledger(server.database())
+        found.migrate()
+        send(found)
+        server.halt()
+        server.start()
+        assert [e.state for e in found.effects()] == ["sent"]
+        server.halt()
+        with pytest.raises(SQLAlchemyError):
+            reserve(found, intent("rk_2"))
+        server.start()
+        assert reserve(found, intent("rk_2")).state == "reserved"
+        found.close()
+    finally:
+        server.stop()
+
+
+def test_odd_letters_dont_stop_a_kill(ledger: Ledger) -> None:
+    """G4: a kill whose reason holds letters that a database can't store is set all the same."""
+    ledger.engage(SCOPES[0], "stop\0now \ud800", "ana" * 100)
+    with pytest.raises(KillSwitchEngaged, match="A kill switch is on: stop\ufffdnow [?]"):
+        reserve(ledger)
 
 
 @pytest.mark.parametrize("case", BAD_URLS, ids=lambda c: c.name)
@@ -515,7 +664,10 @@ def test_a_bad_url_is_one_sentence(case: BadUrl) -> None:
     """A ledger that can't be opened is named by its setting, with an example of one that can; the URL may hold a password."""
     with pytest.raises(InvalidInput) as caught:
         Ledger(case.url)
-    assert caught.value.message == "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`."
+    assert caught.value.message == (
+        "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db` or "
+        "`postgresql+psycopg://user@host/database`."
+    )
 
 
 def test_the_ledgers_folder_is_made(tmp_path: Path) -> None:
