@@ -1,69 +1,46 @@
 """The ledger's transactions, one method each. Blocking: activities call them in a thread."""
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from activities.ledger.rows import Effect, EffectState, Intent
 from activities.ledger.tables import control, effects, kill_switches
-from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate, Unavailable
-from policies.models import Frozen, Idempotency, Money, ResourceRef
+from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, Unavailable
 
-__all__ = ["COUNTED", "DAY_MS", "Effect", "EffectState", "Intent", "Ledger", "run_scope", "unreachable"]
+__all__ = [
+    "COUNTED",
+    "DAY_MS",
+    "MIGRATIONS",
+    "Effect",
+    "EffectState",
+    "Intent",
+    "Ledger",
+    "existing",
+    "run_scope",
+]
 
-EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
 """States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
 DAY_MS = 24 * 60 * 60 * 1000
+MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x72656D6974  # "remit": the advisory lock of PostgreSQL that migrations hold
 CANT_OPEN = (
     "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db` or `postgresql+psycopg://user@host/database`."
 )
-
-
-class Intent(Frozen):
-    """A write that wants to happen, with all that the ledger records of it."""
-
-    idempotency_key: str
-    run_id: str
-    workflow_id: str
-    agent: str
-    tool: str
-    resource: ResourceRef
-    subject: str
-    amount: Money | None
-    action_digest: str
-    approvers: tuple[str, ...]
-    strategy: Idempotency
-
-
-class Effect(Frozen):
-    """A row of the ledger. `outcome` is JSON text once `done`, or why it `failed`."""
-
-    idempotency_key: str
-    run_id: str
-    workflow_id: str
-    agent: str
-    tool: str
-    resource: str
-    subject: str
-    amount_cents: int
-    currency: str
-    action_digest: str
-    approvers: str
-    state: EffectState
-    attempts: int
-    outcome: str
-    reserved_at: int
-    settled_at: int | None
 
 
 def run_scope(run_id: str) -> str:
@@ -101,7 +78,7 @@ class Ledger:
             Unavailable: the database can't be reached, or lets nobody in.
         """
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("script_location", str(MIGRATIONS))
         try:
             with self._engine.begin() as connection:
                 if self._backend == "postgresql":
@@ -111,7 +88,7 @@ class Ledger:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except SQLAlchemyError as e:
-            raise Unavailable(unreachable(e)) from None
+            raise Unavailable(_unreachable(e)) from None
         except CommandError:
             raise InvalidInput("The ledger was made by a newer Remit; run that one, or restore a ledger of this one.") from None
 
@@ -211,16 +188,86 @@ class Ledger:
                 .values(state=state, outcome=_text(outcome), settled_at=_now())
             )
 
-    def effects(self, run_id: str | None = None) -> list[Effect]:
-        """Rows, oldest first; of one run or of all."""
-        query = sa.select(effects).order_by(effects.c.reserved_at)
-        if run_id is not None:
-            query = query.where(effects.c.run_id == run_id)
+    def resolve(self, key: str, *, happened: bool, by: str, reason: str) -> Effect:
+        """Settle an effect of unknown outcome with what a person found out.
+
+        Raises:
+            NotFound: no effect has this key.
+            InvalidInput: its outcome isn't unknown; nothing was changed.
+        """
+        said, now = _text(reason), _now()
+        if happened:
+            outcome = json.dumps({"resolved": "happened", "by": by, "reason": said}, ensure_ascii=False)
+        else:
+            outcome = f"resolved: {by} says that it didn't happen: {said}"
+        with self._engine.begin() as connection:
+            _lock(connection)
+            row = _find(connection, key)
+            if row is None:
+                raise NotFound(f"No effect has the key `{key}`; see `remit effects`.")
+            if row.state != "indeterminate":
+                by_whom = f", as `{row.resolved_by}` said" if row.resolved_by else ""
+                raise InvalidInput(f"Effect `{key}` is `{row.state}`{by_whom}; only an `indeterminate` one can be resolved.")
+            _set(
+                connection,
+                key,
+                state="done" if happened else "failed",
+                outcome=outcome,
+                settled_at=now,
+                resolved_by=by[:200],
+                resolved_reason=said,
+                resolved_at=now,
+            )
+            row = _find(connection, key)
+        assert row
+        return row
+
+    def effects(self, run: str | None = None, state: EffectState | None = None) -> list[Effect]:
+        """Rows, oldest first.
+
+        Args:
+            run: only those of this run, by its workflow id or its run id.
+            state: only those in this state.
+        """
+        query = sa.select(effects).order_by(effects.c.reserved_at, effects.c.idempotency_key)
+        if run is not None:
+            query = query.where(sa.or_(effects.c.run_id == run, effects.c.workflow_id == run))
+        if state is not None:
+            query = query.where(effects.c.state == state)
         with self._engine.connect() as connection:
             return [Effect.model_validate(dict(r)) for r in connection.execute(query).mappings()]
 
+    def current(self) -> bool:
+        """Whether the schema is the one that this build works with."""
+        with self._engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        return found == ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
-def unreachable(error: SQLAlchemyError) -> str:
+
+@contextmanager
+def existing(url: str) -> Generator[Ledger]:
+    """The ledger that workers keep at `url`, for a command: neither made nor migrated here.
+
+    Raises:
+        InvalidInput: `url` isn't a database URL that this build can open.
+        Unavailable: there is no ledger, it is of another version, or its database can't be used.
+    """
+    with suppress(ArgumentError, ValueError):  # which `Ledger` says better
+        path = make_url(url).database if url.startswith("sqlite") else None
+        if path and not Path(path).exists():
+            raise Unavailable(f"There is no ledger at `{path}` yet; `remit dev` or a worker makes it.")
+    ledger = Ledger(url)
+    try:
+        if not ledger.current():
+            raise Unavailable("The ledger isn't of this version of Remit; start a worker of this version, which migrates it.")
+        yield ledger
+    except SQLAlchemyError as e:
+        raise Unavailable(_unreachable(e)) from None
+    finally:
+        ledger.close()
+
+
+def _unreachable(error: SQLAlchemyError) -> str:
     """One sentence on why the ledger's database can't be used.
 
     The driver's own text isn't in it: with a URL that was typed wrong, the part that the driver takes for the host may be

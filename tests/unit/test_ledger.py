@@ -1,5 +1,6 @@
 """The effect ledger: one order of reservations and kills, sums that count what may have happened, nothing twice."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.exc import SQLAlchemyError
 
-from activities.ledger.store import COUNTED, DAY_MS, Effect, EffectState, Intent, Ledger, run_scope
+from activities.ledger.store import COUNTED, DAY_MS, MIGRATIONS, Effect, EffectState, Intent, Ledger, existing, run_scope
 from activities.ledger.tables import effects, metadata
-from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate, ToolRefusal, Unavailable
+from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, ToolRefusal, Unavailable
 from policies.models import Idempotency, Money, ResourceRef
 from remit.settings import ROOT
 from tests.builders import SUBJECT
@@ -133,6 +136,9 @@ def test_a_reservation_records_the_intent(ledger: Ledger) -> None:
         "attempts": 1,
         "outcome": "",
         "settled_at": None,
+        "resolved_by": None,
+        "resolved_reason": None,
+        "resolved_at": None,
     }
 
 
@@ -376,6 +382,88 @@ def test_another_process_sees_the_kill(ledger: Ledger, url: str) -> None:
         reserve(ledger)
 
 
+# ---- a person settles what nobody knows -----------------------------------------------------------------------------
+
+
+def lost(ledger: Ledger, wanted: Intent | None = None) -> None:
+    """An effect that was sent, and whose answer never came."""
+    ledger.settle(send(ledger, wanted).idempotency_key, "indeterminate", "ReadTimeout")
+
+
+def test_a_person_says_that_it_happened(ledger: Ledger) -> None:
+    """A resolved effect is done: its outcome says who and why, its amount counts, and a retry gets that outcome."""
+    lost(ledger)
+    row = ledger.resolve("rk_1", happened=True, by="ana@example.com", reason="Seen on the statement.")
+    assert (row.state, json.loads(row.outcome)) == (
+        "done",
+        {"resolved": "happened", "by": "ana@example.com", "reason": "Seen on the statement."},
+    )
+    assert (row.resolved_by, row.resolved_reason) == ("ana@example.com", "Seen on the statement.")
+    assert row.resolved_at == row.settled_at
+    assert row.resolved_at is not None
+    assert only(ledger) == row
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+    assert reserve(ledger, judge=no) == row
+
+
+def test_a_person_says_that_it_did_not_happen(ledger: Ledger) -> None:
+    """It has failed, counts for nothing, and isn't sent again: a new attempt is a new decision."""
+    lost(ledger)
+    row = ledger.resolve("rk_1", happened=False, by="ana@example.com", reason="Not on the statement.")
+    assert (row.state, row.outcome) == ("failed", "resolved: ana@example.com says that it didn't happen: Not on the statement.")
+    assert ledger.subject_sum(TOOL, SUBJECT) == 0
+    assert reserve(ledger) == row
+
+
+def test_what_a_person_said_stays(ledger: Ledger) -> None:
+    """Neither a late answer nor a second person changes what was resolved."""
+    lost(ledger)
+    row = ledger.resolve("rk_1", happened=True, by="ana@example.com", reason="Seen.")
+    ledger.settle("rk_1", "failed", "late")
+    with pytest.raises(InvalidInput) as caught:
+        ledger.resolve("rk_1", happened=False, by="bo@example.com", reason="No.")
+    assert caught.value.message == (
+        "Effect `rk_1` is `done`, as `ana@example.com` said; only an `indeterminate` one can be resolved."
+    )
+    assert only(ledger) == row
+
+
+@pytest.mark.parametrize("state", [s for s in STATES if s != "indeterminate"])
+def test_only_an_unknown_outcome_is_resolved(ledger: Ledger, url: str, state: EffectState) -> None:
+    """An effect in any other state is refused in one sentence and stays as it is."""
+    reserve(ledger)
+    change(url, state=state)
+    with pytest.raises(InvalidInput) as caught:
+        ledger.resolve("rk_1", happened=True, by="ana@example.com", reason="Seen.")
+    assert caught.value.message == f"Effect `rk_1` is `{state}`; only an `indeterminate` one can be resolved."
+    assert (only(ledger).state, only(ledger).resolved_by) == (state, None)
+
+
+def test_an_unknown_key_isnt_resolved(ledger: Ledger) -> None:
+    """A key that no effect has is refused in one sentence."""
+    with pytest.raises(NotFound, match=r"^No effect has the key `rk_9`; see `remit effects`\.$"):
+        ledger.resolve("rk_9", happened=True, by="ana@example.com", reason="Seen.")
+
+
+def test_two_people_at_once_resolve_it_once(ledger: Ledger) -> None:
+    """Of people who say different things at the same moment, one is heard and the others are refused."""
+    lost(ledger)
+    start = threading.Barrier(8)
+
+    def say(i: int) -> bool:
+        start.wait()
+        try:
+            ledger.resolve("rk_1", happened=i % 2 == 0, by=f"p{i}@example.com", reason="Seen.")
+        except InvalidInput:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        heard = list(pool.map(say, range(8)))
+    assert heard.count(True) == 1
+    assert only(ledger).resolved_by == f"p{heard.index(True)}@example.com"
+
+
 # ---- races ----------------------------------------------------------------------------------------------------------
 
 THREADS = 16
@@ -501,7 +589,55 @@ def test_effects_are_listed_by_run(ledger: Ledger) -> None:
     reserve(ledger, intent("rk_a").model_copy(update={"run_id": "run-2"}))
     assert [r.idempotency_key for r in ledger.effects("run-2")] == ["rk_a"]
     assert {r.idempotency_key for r in ledger.effects()} == {"rk_a", "rk_b"}
+    assert {r.idempotency_key for r in ledger.effects("wf-1")} == {"rk_a", "rk_b"}
     assert ledger.effects("run-3") == []
+
+
+def test_effects_are_listed_by_state(ledger: Ledger) -> None:
+    """Of one state, or of one state in one run."""
+    lost(ledger, intent("rk_a"))
+    reserve(ledger, intent("rk_b"))
+    assert [r.idempotency_key for r in ledger.effects(state="indeterminate")] == ["rk_a"]
+    assert [r.idempotency_key for r in ledger.effects("run-1", "reserved")] == ["rk_b"]
+    assert ledger.effects("run-2", "reserved") == []
+
+
+def test_an_effect_names_the_longest_workflow_id(ledger: Ledger) -> None:
+    """A workflow id of 1000 characters, Temporal's most, fits."""
+    row = reserve(ledger, intent().model_copy(update={"workflow_id": "w" * 1000}))
+    assert row.workflow_id == "w" * 1000
+
+
+def test_a_ledger_of_the_first_version_is_upgraded(url: str) -> None:
+    """The rows of a ledger that revision 0001 made are kept, with nobody who resolved them."""
+    engine = sa.create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        old = {c.name: "x" for c in effects.columns if not c.name.startswith("resolved_")}
+        numbers = {"amount_cents": 4900, "attempts": 1, "reserved_at": 5, "settled_at": 6}
+        connection.execute(sa.insert(effects).values({**old, **numbers, "currency": "USD", "state": "indeterminate"}))
+    engine.dispose()
+    with pytest.raises(Unavailable, match="isn't of this version of Remit"), existing(url):
+        pass
+    found = Ledger(url)
+    found.migrate()
+    row = only(found)
+    assert (row.state, row.amount_cents, row.settled_at, row.resolved_by) == ("indeterminate", 4900, 6, None)
+    found.close()
+    with existing(url) as again:
+        assert again.effects() == [row]
+
+
+def test_a_command_makes_no_ledger(tmp_path: Path) -> None:
+    """Looking for a ledger where there is none leaves no file behind."""
+    path = tmp_path / "a" / "ledger.db"
+    with pytest.raises(Unavailable) as caught, existing(f"sqlite:///{path}"):
+        pass
+    assert caught.value.message == f"There is no ledger at `{path}` yet; `remit dev` or a worker makes it."
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_migrations_make_the_declared_tables(ledger: Ledger, url: str) -> None:
