@@ -54,10 +54,10 @@ class PostgresServer:
             self._as = {"user": "nobody", "group": 65534, "extra_groups": []}
             install = _copied(install, self.folder / "install")
             shutil.chown(self.folder, "nobody")
-        self._bin = install / "bin"
+        self.bin = install / "bin"
         data = self.folder / "data"
         self._env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-        initdb = [str(self._bin / "initdb"), f"--pgdata={data}", "--username=postgres", "--auth=trust", "--encoding=UTF8"]
+        initdb = [str(self.bin / "initdb"), f"--pgdata={data}", "--username=postgres", "--auth=trust", "--encoding=UTF8"]
         made = subprocess.run(
             [*initdb, "--locale=C", "--no-sync"],
             cwd=self.folder,
@@ -78,7 +78,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it on its data, and wait until it answers."""
         options = ("listen_addresses=", f"unix_socket_directories={self.folder}", "fsync=off", "max_connections=100")
-        command = [str(self._bin / "postgres"), "-D", str(self._data), *(x for o in options for x in ("-c", o))]
+        command = [str(self.bin / "postgres"), "-D", str(self._data), *(x for o in options for x in ("-c", o))]
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(command, cwd=self.folder, env=self._env, stdout=log, stderr=log, **self._as)
         end = time.monotonic() + START_SECONDS
