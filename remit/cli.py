@@ -14,6 +14,7 @@ from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
 from remit.client import Remit, RunRow
 from remit.connection import connect
+from remit.effects import effects
 from remit.issuer import DevIssuer
 from remit.scripts import inputs_of, read_inputs_file, read_script
 from remit.settings import ROOT, Settings, load
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 policy = typer.Typer(no_args_is_help=True, help="Policy bundles.")
 app.add_typer(policy, name="policy")
+app.add_typer(effects, name="effects")
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]

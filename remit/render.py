@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from activities.ledger.rows import Effect
 from policies.approvals import Approval
+from policies.models import Money
 from remit.client import RunRow
 from workflows.messages import RunSummary
 from workflows.view import usd
 
-__all__ = ["STATUS_STYLE", "approvals", "clock", "console", "print_json", "runs", "show", "table"]
+__all__ = ["STATUS_STYLE", "approvals", "clock", "console", "effects", "print_json", "runs", "show", "table"]
 
 STATUS_STYLE = {
     "completed": "green",
@@ -89,6 +91,29 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
                 clock(a.request.expires_at),
             )
             for workflow_id, a in found
+        ),
+    )
+
+
+EFFECT_STYLE = {"done": "green", "failed": "red", "indeterminate": "magenta", "reserved": "cyan", "sent": "cyan"}
+
+
+def effects(rows: Sequence[Effect]) -> Table:
+    return table(
+        "",
+        ("Key", "Run", "Action", "On", "Amount", "State", "Reserved", "Outcome"),
+        (
+            (
+                escape(e.idempotency_key),
+                escape(e.workflow_id),
+                escape(e.tool),
+                escape(e.resource),
+                str(Money(cents=e.amount_cents, currency=e.currency)) if e.currency else "",
+                f"[{EFFECT_STYLE.get(e.state, 'white')}]{escape(e.state)}[/]",
+                clock(e.reserved_at // 1000),
+                escape(e.outcome),
+            )
+            for e in rows
         ),
     )
 

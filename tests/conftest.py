@@ -13,6 +13,7 @@ import worker
 from remit.embedded import TemporalServer
 from remit.settings import ROOT
 from tests.engine import Engine
+from tests.postgres import PostgresServer
 from tools.connectors import sandbox
 
 _status = 0
@@ -36,6 +37,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[TemporalServer]:
     """The real Temporal server, headless, for this test process."""
     found = TemporalServer(tmp_path_factory.mktemp("temporal"), headless=True)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresServer]:
+    """A real PostgreSQL for this test process, started by the first test that asks for it."""
+    found = PostgresServer()
     yield found
     found.stop()
 

@@ -1,64 +1,46 @@
 """The ledger's transactions, one method each. Blocking: activities call them in a thread."""
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from activities.ledger.rows import Effect, EffectState, Intent
 from activities.ledger.tables import control, effects, kill_switches
-from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate
-from policies.models import Frozen, Idempotency, Money, ResourceRef
+from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, Unavailable
 
-__all__ = ["COUNTED", "DAY_MS", "Effect", "EffectState", "Intent", "Ledger", "run_scope"]
+__all__ = [
+    "COUNTED",
+    "DAY_MS",
+    "MIGRATIONS",
+    "Effect",
+    "EffectState",
+    "Intent",
+    "Ledger",
+    "existing",
+    "run_scope",
+]
 
-EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
 """States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
 DAY_MS = 24 * 60 * 60 * 1000
-
-
-class Intent(Frozen):
-    """A write that wants to happen, with all that the ledger records of it."""
-
-    idempotency_key: str
-    run_id: str
-    workflow_id: str
-    agent: str
-    tool: str
-    resource: ResourceRef
-    subject: str
-    amount: Money | None
-    action_digest: str
-    approvers: tuple[str, ...]
-    strategy: Idempotency
-
-
-class Effect(Frozen):
-    """A row of the ledger. `outcome` is JSON text once `done`, or why it `failed`."""
-
-    idempotency_key: str
-    run_id: str
-    workflow_id: str
-    agent: str
-    tool: str
-    resource: str
-    subject: str
-    amount_cents: int
-    currency: str
-    action_digest: str
-    approvers: str
-    state: EffectState
-    attempts: int
-    outcome: str
-    reserved_at: int
-    settled_at: int | None
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x72656D6974  # "remit": the advisory lock of PostgreSQL that migrations hold
+CANT_OPEN = (
+    "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db` or `postgresql+psycopg://user@host/database`."
+)
 
 
 def run_scope(run_id: str) -> str:
@@ -75,24 +57,40 @@ class Ledger:
         """
         try:
             parsed = make_url(url)
-            self._engine = sa.create_engine(parsed)
-            if parsed.get_backend_name() == "sqlite" and parsed.database:
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        except (ArgumentError, ImportError, NoSuchModuleError, OSError, ValueError):  # a port that is no number: ValueError
-            raise InvalidInput("`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`.") from None
-        if parsed.get_backend_name() == "sqlite":
-            _serialise_sqlite(self._engine)
+            self._backend = parsed.get_backend_name()
+            if self._backend not in ("sqlite", "postgresql"):
+                raise InvalidInput(CANT_OPEN)
+            if self._backend == "postgresql":
+                self._engine = _postgresql(parsed)
+            else:
+                self._engine = _sqlite(parsed)
+        # A port that is no number: ValueError.
+        except (ArgumentError, ImportError, NoSuchModuleError, OSError, ValueError):
+            raise InvalidInput(CANT_OPEN) from None
 
     def close(self) -> None:
         self._engine.dispose()
 
     def migrate(self) -> None:
-        """Bring the schema to the newest revision; workers that start together wait for one another."""
+        """Bring the schema to the newest revision; workers that start together wait for one another.
+
+        Raises:
+            Unavailable: the database can't be reached, or lets nobody in.
+        """
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        config.set_main_option("script_location", str(MIGRATIONS))
+        try:
+            with self._engine.begin() as connection:
+                if self._backend == "postgresql":
+                    # Held until the commit. SQLite's transaction holds its write lock from the beginning.
+                    connection.execute(sa.text("SET LOCAL lock_timeout = 0"))
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except SQLAlchemyError as e:
+            raise Unavailable(_unreachable(e)) from None
+        except CommandError:
+            raise InvalidInput("The ledger was made by a newer Remit; run that one, or restore a ledger of this one.") from None
 
     def engage(self, scope: str, reason: str, by: str) -> int:
         """Write an off switch and return when, in Unix milliseconds. Setting it again keeps the first."""
@@ -103,7 +101,8 @@ class Ledger:
                 return int(found)
             now = _now()
             connection.execute(sa.update(control).values(epoch=epoch))
-            connection.execute(sa.insert(kill_switches).values(scope=scope, reason=reason, set_by=by, epoch=epoch, set_at=now))
+            row = {"scope": scope, "reason": _text(reason), "set_by": _text(by)[:200], "epoch": epoch, "set_at": now}
+            connection.execute(sa.insert(kill_switches).values(row))
             return now
 
     def subject_sum(self, tool: str, subject: str) -> int:
@@ -186,19 +185,113 @@ class Ledger:
             connection.execute(
                 sa.update(effects)
                 .where(effects.c.idempotency_key == key, effects.c.state.not_in(("done", "failed")))
-                .values(state=state, outcome=outcome, settled_at=_now())
+                .values(state=state, outcome=_text(outcome), settled_at=_now())
             )
 
-    def effects(self, run_id: str | None = None) -> list[Effect]:
-        """Rows, oldest first; of one run or of all."""
-        query = sa.select(effects).order_by(effects.c.reserved_at)
-        if run_id is not None:
-            query = query.where(effects.c.run_id == run_id)
+    def resolve(self, key: str, *, happened: bool, by: str, reason: str) -> Effect:
+        """Settle an effect of unknown outcome with what a person found out.
+
+        Raises:
+            NotFound: no effect has this key.
+            InvalidInput: its outcome isn't unknown; nothing was changed.
+        """
+        said, now = _text(reason), _now()
+        if happened:
+            outcome = json.dumps({"resolved": "happened", "by": by, "reason": said}, ensure_ascii=False)
+        else:
+            outcome = f"resolved: {by} says that it didn't happen: {said}"
+        with self._engine.begin() as connection:
+            _lock(connection)
+            row = _find(connection, key)
+            if row is None:
+                raise NotFound(f"No effect has the key `{key}`; see `remit effects`.")
+            if row.state != "indeterminate":
+                by_whom = f", as `{row.resolved_by}` said" if row.resolved_by else ""
+                raise InvalidInput(f"Effect `{key}` is `{row.state}`{by_whom}; only an `indeterminate` one can be resolved.")
+            _set(
+                connection,
+                key,
+                state="done" if happened else "failed",
+                outcome=outcome,
+                settled_at=now,
+                resolved_by=by[:200],
+                resolved_reason=said,
+                resolved_at=now,
+            )
+            row = _find(connection, key)
+        assert row
+        return row
+
+    def effects(self, run: str | None = None, state: EffectState | None = None) -> list[Effect]:
+        """Rows, oldest first.
+
+        Args:
+            run: only those of this run, by its workflow id or its run id.
+            state: only those in this state.
+        """
+        query = sa.select(effects).order_by(effects.c.reserved_at, effects.c.idempotency_key)
+        if run is not None:
+            query = query.where(sa.or_(effects.c.run_id == run, effects.c.workflow_id == run))
+        if state is not None:
+            query = query.where(effects.c.state == state)
         with self._engine.connect() as connection:
             return [Effect.model_validate(dict(r)) for r in connection.execute(query).mappings()]
 
+    def current(self) -> bool:
+        """Whether the schema is the one that this build works with."""
+        with self._engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        return found == ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
-def _serialise_sqlite(engine: Engine) -> None:
+
+@contextmanager
+def existing(url: str) -> Generator[Ledger]:
+    """The ledger that workers keep at `url`, for a command: neither made nor migrated here.
+
+    Raises:
+        InvalidInput: `url` isn't a database URL that this build can open.
+        Unavailable: there is no ledger, it is of another version, or its database can't be used.
+    """
+    with suppress(ArgumentError, ValueError):  # which `Ledger` says better
+        path = make_url(url).database if url.startswith("sqlite") else None
+        if path and not Path(path).exists():
+            raise Unavailable(f"There is no ledger at `{path}` yet; `remit dev` or a worker makes it.")
+    ledger = Ledger(url)
+    try:
+        if not ledger.current():
+            raise Unavailable("The ledger isn't of this version of Remit; start a worker of this version, which migrates it.")
+        yield ledger
+    except SQLAlchemyError as e:
+        raise Unavailable(_unreachable(e)) from None
+    finally:
+        ledger.close()
+
+
+def _unreachable(error: SQLAlchemyError) -> str:
+    """One sentence on why the ledger's database can't be used.
+
+    The driver's own text isn't in it: with a URL that was typed wrong, the part that the driver takes for the host may be
+    half a password.
+    """
+    text = str(getattr(error, "orig", None) or error)
+    if "authentication failed" in text or "no password supplied" in text:
+        why = "it refuses the user or the password"
+    elif "does not exist" in text and "FATAL" in text:
+        why = "it has no such database or user"
+    elif "permission denied" in text or "readonly database" in text:
+        why = "its user may not write there"
+    elif "locked" in text or "lock timeout" in text:
+        why = "somebody else holds its lock"
+    else:
+        why = "no usable database answers there"
+    return f"The ledger at `REMIT_LEDGER_URL` can't be used: {why}."
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = sa.create_engine(url, hide_parameters=True)
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
     @event.listens_for(engine, "connect")
     def _(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
@@ -208,6 +301,30 @@ def _serialise_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    # G4: under REPEATABLE READ or above, a transaction that waited for the `control` row would go on with the snapshot from
+    # before it waited, and miss a reservation. So the level is ours to say, whatever the server's or the role's default is.
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        isolation_level="READ COMMITTED",
+        hide_parameters=True,  # errors end up in logs and in the history
+        pool_pre_ping=True,  # the server may have been started again since
+        connect_args={} if "connect_timeout" in url.query else {"connect_timeout": 10},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: object) -> None:
+        # A worker that is frozen or cut off inside a transaction must not hold up everybody's writes and kills.
+        with connection.cursor() as cursor:
+            cursor.execute("SET idle_in_transaction_session_timeout = '30s'")
+            cursor.execute("SET lock_timeout = '10s'")
+        connection.commit()
+
+    return engine
 
 
 def _lock(connection: Connection) -> int:
@@ -229,7 +346,8 @@ def _refused(judge: Callable[[int], None], total: int) -> Exception | None:
 
 
 def _find(connection: Connection, key: str) -> Effect | None:
-    row = connection.execute(sa.select(effects).where(effects.c.idempotency_key == key)).mappings().first()
+    """The row, locked until the commit: `settle`, which doesn't take `control`, mustn't record an outcome in between."""
+    row = connection.execute(sa.select(effects).where(effects.c.idempotency_key == key).with_for_update()).mappings().first()
     return Effect.model_validate(dict(row)) if row else None
 
 
@@ -268,6 +386,11 @@ def _values(intent: Intent) -> dict[str, object]:
         "outcome": "",
         "reserved_at": _now(),
     }
+
+
+def _text(given: str) -> str:
+    """`given` without what a database can't store: a stranger's odd letter must not stop a kill."""
+    return given.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 
 
 def _now() -> int:

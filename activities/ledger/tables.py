@@ -11,7 +11,7 @@ effects = Table(
     metadata,
     Column("idempotency_key", String(64), primary_key=True),
     Column("run_id", String(64), nullable=False),
-    Column("workflow_id", String(255), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
     Column("agent", String(200), nullable=False),
     Column("tool", String(200), nullable=False),
     Column("resource", String(255), nullable=False),
@@ -25,6 +25,9 @@ effects = Table(
     Column("outcome", Text, nullable=False),
     Column("reserved_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
+    Column("resolved_by", String(200)),
+    Column("resolved_reason", Text),
+    Column("resolved_at", BigInteger),
     Index("effects_by_run", "run_id"),
     Index("effects_by_subject", "subject", "tool", "reserved_at"),
 )

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from activities.ledger.store import Ledger
 from tests.compose import ROOT, problems
+from tests.postgres import PostgresServer
 
 PASSWORD = "${POSTGRES_PASSWORD:?set it to a long random value, see docs/production.md}"
 
@@ -67,7 +69,7 @@ def test_the_check_is_a_command() -> None:
         ("docker-compose.yml", "- 127.0.0.1:8080:8080", "- 0.0.0.0:8080:8080", "port `0.0.0.0:8080:8080` isn't bound"),
         ("docker-compose.yml", f"SQL_PASSWORD: {PASSWORD}", "SQL_PASSWORD: temporal", "`SQL_PASSWORD` must come from"),
         ("docker-compose.yml", f"POSTGRES_PWD: {PASSWORD}", "POSTGRES_PWD: ${P:-temporal}", "`POSTGRES_PWD` must come from"),
-        ("docker-compose.yml", "sqlite:////var/lib", "postgresql://remit:remit@db/var/lib", "holds a password in its URL"),
+        ("docker-compose.yml", "//remit@postgresql", "//remit:remit@postgresql", "holds a password in its URL"),
         ("docker-compose.yml", "image: postgres:17", "image: postgres", "image `postgres` isn't pinned"),
         ("docker-compose.yml", "image: temporalio/ui:2.54.1", "image: temporalio/ui:latest", "isn't pinned to a version"),
         ("docker-compose.yml", "image: temporalio/server:1.32.0", "image: temporalio/server:1.31.0", "must have one tag"),
@@ -130,3 +132,17 @@ def test_the_namespace_job_gives_up_with_the_reason(tmp_path: Path) -> None:
     script = ROOT / "deploy" / "temporal" / "create-namespace.sh"
     ran = subprocess.run(["sh", str(script)], env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (1, "gave up on: Temporal serves at temporal:7233: connection refused\n")
+
+
+def test_the_ledger_job_makes_a_database_that_only_its_role_may_use(postgres: PostgresServer) -> None:
+    """The ledger's job, run twice on a real PostgreSQL, leaves one database of one role, with the last password."""
+    script = ROOT / "deploy" / "temporal" / "create-ledger.sh"
+    base = {"PATH": f"{postgres.bin}:{os.environ['PATH']}", "PGHOST": str(postgres.folder), "PGUSER": "postgres"}
+    for password in ("first", 'it\'s "odd" $HOME'):
+        secrets = {"PGPASSWORD": "x", "PGDATABASE": "postgres", "LEDGER_PASSWORD": password}
+        ran = subprocess.run(["sh", str(script)], env=base | secrets, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done: database remit\n", "")
+    found = Ledger(f"postgresql+psycopg://remit@/remit?host={postgres.folder}")
+    found.migrate()
+    assert found.effects() == []
+    found.close()

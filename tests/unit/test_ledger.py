@@ -1,37 +1,52 @@
 """The effect ledger: one order of reservations and kills, sums that count what may have happened, nothing twice."""
 
+import json
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import SQLAlchemyError
 
-from activities.ledger.store import COUNTED, DAY_MS, Effect, EffectState, Intent, Ledger, run_scope
+from activities.ledger.store import COUNTED, DAY_MS, MIGRATIONS, Effect, EffectState, Intent, Ledger, existing, run_scope
 from activities.ledger.tables import effects, metadata
-from policies.errors import InvalidInput, KillSwitchEngaged, OutcomeIndeterminate, ToolRefusal
+from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, ToolRefusal, Unavailable
 from policies.models import Idempotency, Money, ResourceRef
 from remit.settings import ROOT
 from tests.builders import SUBJECT
+from tests.postgres import PostgresServer
 
 TOOL = "request_refund@1"
 SCOPES = [run_scope("run-1")]
 
 
-@pytest.fixture(params=["sqlite"])
+KINDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh database of each kind that the ledger runs on."""
-    assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return fresh(request, tmp_path)
+
+
+def fresh(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.database()
+    return f"sqlite:///{folder / 'ledger.db'}"
 
 
 @pytest.fixture
@@ -121,6 +136,9 @@ def test_a_reservation_records_the_intent(ledger: Ledger) -> None:
         "attempts": 1,
         "outcome": "",
         "settled_at": None,
+        "resolved_by": None,
+        "resolved_reason": None,
+        "resolved_at": None,
     }
 
 
@@ -284,10 +302,10 @@ def test_sums_are_kept_apart_by_tool_and_subject(ledger: Ledger) -> None:
     assert ledger.subject_sum("grant_credit@1", SUBJECT) == 4000
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Generator[Ledger]:
+@pytest.fixture(scope="module", params=KINDS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Ledger]:
     """A ledger for the many examples of one property, each with a subject of its own."""
-    found = Ledger(f"sqlite:///{tmp_path_factory.mktemp('sums') / 'ledger.db'}")
+    found = Ledger(fresh(request, tmp_path_factory.mktemp("sums")))
     found.migrate()
     yield found
     found.close()
@@ -364,6 +382,88 @@ def test_another_process_sees_the_kill(ledger: Ledger, url: str) -> None:
         reserve(ledger)
 
 
+# ---- a person settles what nobody knows -----------------------------------------------------------------------------
+
+
+def lost(ledger: Ledger, wanted: Intent | None = None) -> None:
+    """An effect that was sent, and whose answer never came."""
+    ledger.settle(send(ledger, wanted).idempotency_key, "indeterminate", "ReadTimeout")
+
+
+def test_a_person_says_that_it_happened(ledger: Ledger) -> None:
+    """A resolved effect is done: its outcome says who and why, its amount counts, and a retry gets that outcome."""
+    lost(ledger)
+    row = ledger.resolve("rk_1", happened=True, by="ana@example.com", reason="Seen on the statement.")
+    assert (row.state, json.loads(row.outcome)) == (
+        "done",
+        {"resolved": "happened", "by": "ana@example.com", "reason": "Seen on the statement."},
+    )
+    assert (row.resolved_by, row.resolved_reason) == ("ana@example.com", "Seen on the statement.")
+    assert row.resolved_at == row.settled_at
+    assert row.resolved_at is not None
+    assert only(ledger) == row
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+    assert reserve(ledger, judge=no) == row
+
+
+def test_a_person_says_that_it_did_not_happen(ledger: Ledger) -> None:
+    """It has failed, counts for nothing, and isn't sent again: a new attempt is a new decision."""
+    lost(ledger)
+    row = ledger.resolve("rk_1", happened=False, by="ana@example.com", reason="Not on the statement.")
+    assert (row.state, row.outcome) == ("failed", "resolved: ana@example.com says that it didn't happen: Not on the statement.")
+    assert ledger.subject_sum(TOOL, SUBJECT) == 0
+    assert reserve(ledger) == row
+
+
+def test_what_a_person_said_stays(ledger: Ledger) -> None:
+    """Neither a late answer nor a second person changes what was resolved."""
+    lost(ledger)
+    row = ledger.resolve("rk_1", happened=True, by="ana@example.com", reason="Seen.")
+    ledger.settle("rk_1", "failed", "late")
+    with pytest.raises(InvalidInput) as caught:
+        ledger.resolve("rk_1", happened=False, by="bo@example.com", reason="No.")
+    assert caught.value.message == (
+        "Effect `rk_1` is `done`, as `ana@example.com` said; only an `indeterminate` one can be resolved."
+    )
+    assert only(ledger) == row
+
+
+@pytest.mark.parametrize("state", [s for s in STATES if s != "indeterminate"])
+def test_only_an_unknown_outcome_is_resolved(ledger: Ledger, url: str, state: EffectState) -> None:
+    """An effect in any other state is refused in one sentence and stays as it is."""
+    reserve(ledger)
+    change(url, state=state)
+    with pytest.raises(InvalidInput) as caught:
+        ledger.resolve("rk_1", happened=True, by="ana@example.com", reason="Seen.")
+    assert caught.value.message == f"Effect `rk_1` is `{state}`; only an `indeterminate` one can be resolved."
+    assert (only(ledger).state, only(ledger).resolved_by) == (state, None)
+
+
+def test_an_unknown_key_isnt_resolved(ledger: Ledger) -> None:
+    """A key that no effect has is refused in one sentence."""
+    with pytest.raises(NotFound, match=r"^No effect has the key `rk_9`; see `remit effects`\.$"):
+        ledger.resolve("rk_9", happened=True, by="ana@example.com", reason="Seen.")
+
+
+def test_two_people_at_once_resolve_it_once(ledger: Ledger) -> None:
+    """Of people who say different things at the same moment, one is heard and the others are refused."""
+    lost(ledger)
+    start = threading.Barrier(8)
+
+    def say(i: int) -> bool:
+        start.wait()
+        try:
+            ledger.resolve("rk_1", happened=i % 2 == 0, by=f"p{i}@example.com", reason="Seen.")
+        except InvalidInput:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        heard = list(pool.map(say, range(8)))
+    assert heard.count(True) == 1
+    assert only(ledger).resolved_by == f"p{heard.index(True)}@example.com"
+
+
 # ---- races ----------------------------------------------------------------------------------------------------------
 
 THREADS = 16
@@ -434,6 +534,52 @@ def test_after_a_kill_no_reservation_succeeds(ledger: Ledger) -> None:
     assert len(ledger.effects()) == before > 0
 
 
+def test_a_kill_waits_for_a_reservation_in_progress(ledger: Ledger) -> None:
+    """G4: a kill isn't acknowledged between a reservation's look at the switches and its commit."""
+    with ThreadPoolExecutor(1) as pool:
+        kills: list[Future[int]] = []
+
+        def judge(_: int) -> None:
+            kills.append(pool.submit(ledger.engage, SCOPES[0], "stop", "ana"))
+            with pytest.raises(TimeoutError):
+                kills[0].result(0.5)
+
+        row = reserve(ledger, judge=judge)
+        assert kills[0].result(30)
+    assert not ledger.sent(row.idempotency_key, row.attempts, SCOPES)
+
+
+@pytest.mark.parametrize("strategy", ["native_key", "at_most_once"])
+def test_a_record_is_never_lost_to_a_retry(ledger: Ledger, strategy: Idempotency) -> None:
+    """While one attempt records what happened, a retry reserves the same effect: what is recorded stays recorded."""
+    for i in range(40):
+        wanted = intent(f"rk_{i}", strategy=strategy)
+        send(ledger, wanted)
+        start = threading.Barrier(2)
+
+        def record(key: str = wanted.idempotency_key, start: threading.Barrier = start) -> None:
+            start.wait()
+            ledger.settle(key, "done", "{}")
+
+        def retry(wanted: Intent = wanted, start: threading.Barrier = start) -> None:
+            start.wait()
+            with suppress(OutcomeIndeterminate):
+                reserve(ledger, wanted)
+
+        with ThreadPoolExecutor(2) as pool:
+            for each in (pool.submit(record), pool.submit(retry)):
+                each.result()
+    assert {e.state for e in ledger.effects()} == {"done"}
+
+
+def test_the_isolation_level_is_ours_to_say(postgres: PostgresServer) -> None:
+    """G3: whatever isolation the server's default is, a reservation that waited for another one sees its amount."""
+    found = Ledger(f"{postgres.database()}&options=-c%20default_transaction_isolation%3Dserializable")
+    found.migrate()
+    test_racing_reservations_never_pass_the_threshold(found)
+    found.close()
+
+
 # ---- rows, schema, URL ----------------------------------------------------------------------------------------------
 
 
@@ -443,7 +589,55 @@ def test_effects_are_listed_by_run(ledger: Ledger) -> None:
     reserve(ledger, intent("rk_a").model_copy(update={"run_id": "run-2"}))
     assert [r.idempotency_key for r in ledger.effects("run-2")] == ["rk_a"]
     assert {r.idempotency_key for r in ledger.effects()} == {"rk_a", "rk_b"}
+    assert {r.idempotency_key for r in ledger.effects("wf-1")} == {"rk_a", "rk_b"}
     assert ledger.effects("run-3") == []
+
+
+def test_effects_are_listed_by_state(ledger: Ledger) -> None:
+    """Of one state, or of one state in one run."""
+    lost(ledger, intent("rk_a"))
+    reserve(ledger, intent("rk_b"))
+    assert [r.idempotency_key for r in ledger.effects(state="indeterminate")] == ["rk_a"]
+    assert [r.idempotency_key for r in ledger.effects("run-1", "reserved")] == ["rk_b"]
+    assert ledger.effects("run-2", "reserved") == []
+
+
+def test_an_effect_names_the_longest_workflow_id(ledger: Ledger) -> None:
+    """A workflow id of 1000 characters, Temporal's most, fits."""
+    row = reserve(ledger, intent().model_copy(update={"workflow_id": "w" * 1000}))
+    assert row.workflow_id == "w" * 1000
+
+
+def test_a_ledger_of_the_first_version_is_upgraded(url: str) -> None:
+    """The rows of a ledger that revision 0001 made are kept, with nobody who resolved them."""
+    engine = sa.create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        old = {c.name: "x" for c in effects.columns if not c.name.startswith("resolved_")}
+        numbers = {"amount_cents": 4900, "attempts": 1, "reserved_at": 5, "settled_at": 6}
+        connection.execute(sa.insert(effects).values({**old, **numbers, "currency": "USD", "state": "indeterminate"}))
+    engine.dispose()
+    with pytest.raises(Unavailable, match="isn't of this version of Remit"), existing(url):
+        pass
+    found = Ledger(url)
+    found.migrate()
+    row = only(found)
+    assert (row.state, row.amount_cents, row.settled_at, row.resolved_by) == ("indeterminate", 4900, 6, None)
+    found.close()
+    with existing(url) as again:
+        assert again.effects() == [row]
+
+
+def test_a_command_makes_no_ledger(tmp_path: Path) -> None:
+    """Looking for a ledger where there is none leaves no file behind."""
+    path = tmp_path / "a" / "ledger.db"
+    with pytest.raises(Unavailable) as caught, existing(f"sqlite:///{path}"):
+        pass
+    assert caught.value.message == f"There is no ledger at `{path}` yet; `remit dev` or a worker makes it."
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_migrations_make_the_declared_tables(ledger: Ledger, url: str) -> None:
@@ -504,10 +698,101 @@ BAD_URLS = (
     BadUrl("empty", ""),
     BadUrl("unknown database", "abacus://host/ledger"),
     BadUrl("unknown driver", "sqlite+nope:///ledger.db"),
+    BadUrl("not a ledger's database", "mysql+psycopg://host/ledger"),
+    BadUrl("PostgreSQL without its driver's name", "postgres://host/ledger"),
     BadUrl("port is no number", "postgresql://host:port/ledger"),
     BadUrl("folder can't be made", "sqlite:////proc/remit/ledger.db"),
     BadUrl("folder is a file", f"sqlite:///{ROOT / 'pyproject.toml' / 'ledger.db'}"),
 )
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    name: str
+    user: str
+    database: str
+    why: str
+
+
+UNREACHABLE = (
+    Unreachable("no such database", "postgres", "nowhere", "it has no such database or user"),
+    Unreachable("no such user", "nobody", "postgres", "it has no such database or user"),
+    Unreachable("wrong password", "guarded:s3cret", "postgres", "it refuses the user or the password"),
+    Unreachable("no password", "guarded", "postgres", "it refuses the user or the password"),
+)
+
+
+@pytest.mark.parametrize("case", UNREACHABLE, ids=lambda c: c.name)
+def test_a_database_that_lets_nobody_in_is_one_sentence(postgres: PostgresServer, case: Unreachable) -> None:
+    """What PostgreSQL refuses is said in one sentence, without the password."""
+    found = Ledger(f"postgresql+psycopg://{case.user}@/{case.database}?host={postgres.folder}")
+    with pytest.raises(Unavailable) as caught:
+        found.migrate()
+    found.close()
+    assert caught.value.message == f"The ledger at `REMIT_LEDGER_URL` can't be used: {case.why}."
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://u:s3cret@127.0.0.1:1/ledger",
+        "postgresql+psycopg://u:s3@cret@/ledger?host=/nowhere",
+        "sqlite:////proc",
+    ],
+)
+def test_a_database_that_isnt_there_is_one_sentence(url: str) -> None:
+    """A server that doesn't answer, and a file that is a folder, are said in one sentence, without the password."""
+    found = Ledger(url)
+    with pytest.raises(Unavailable) as caught:
+        found.migrate()
+    found.close()
+    assert caught.value.message == "The ledger at `REMIT_LEDGER_URL` can't be used: no usable database answers there."
+
+
+def test_a_file_that_is_no_ledger_is_one_sentence(tmp_path: Path) -> None:
+    """A file of something else is refused and left as it is."""
+    (tmp_path / "ledger.db").write_text("hello" * 1000)
+    found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with pytest.raises(Unavailable, match=r"can't be used: no usable database answers there\.$"):
+        found.migrate()
+    found.close()
+
+
+def test_a_newer_ledger_is_refused(ledger: Ledger, url: str) -> None:
+    """A ledger of a newer version isn't written to by an older one."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(InvalidInput, match="made by a newer Remit"):
+        ledger.migrate()
+
+
+def test_the_ledger_survives_a_restart_of_the_database() -> None:
+    """G8: after PostgreSQL was stopped and started, the same ledger goes on, and nothing it recorded is lost."""
+    server = PostgresServer()
+    try:
+        found = Ledger(server.database())
+        found.migrate()
+        send(found)
+        server.halt()
+        server.start()
+        assert [e.state for e in found.effects()] == ["sent"]
+        server.halt()
+        with pytest.raises(SQLAlchemyError):
+            reserve(found, intent("rk_2"))
+        server.start()
+        assert reserve(found, intent("rk_2")).state == "reserved"
+        found.close()
+    finally:
+        server.stop()
+
+
+def test_odd_letters_dont_stop_a_kill(ledger: Ledger) -> None:
+    """G4: a kill whose reason holds letters that a database can't store is set all the same."""
+    ledger.engage(SCOPES[0], "stop\0now \ud800", "ana" * 100)
+    with pytest.raises(KillSwitchEngaged, match="A kill switch is on: stop\ufffdnow [?]"):
+        reserve(ledger)
 
 
 @pytest.mark.parametrize("case", BAD_URLS, ids=lambda c: c.name)
@@ -515,7 +800,10 @@ def test_a_bad_url_is_one_sentence(case: BadUrl) -> None:
     """A ledger that can't be opened is named by its setting, with an example of one that can; the URL may hold a password."""
     with pytest.raises(InvalidInput) as caught:
         Ledger(case.url)
-    assert caught.value.message == "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db`."
+    assert caught.value.message == (
+        "`REMIT_LEDGER_URL` can't be opened; use `sqlite:////absolute/path/ledger.db` or "
+        "`postgresql+psycopg://user@host/database`."
+    )
 
 
 def test_the_ledgers_folder_is_made(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`remit effects`: what the ledger holds of writes, and how a person settles one whose outcome nobody knows."""
+
+from typing import Annotated
+
+import typer
+
+from activities.ledger.rows import EffectState
+from policies.errors import InvalidInput
+from policies.identity import Person
+from remit import render
+from remit.issuer import DevIssuer, read_directory
+from remit.settings import Settings, load
+
+__all__ = ["effects"]
+
+effects = typer.Typer(help="The writes that the ledger knows.", invoke_without_command=True)
+REASON_LENGTH = 500
+
+
+@effects.callback()
+def listed(
+    ctx: typer.Context,
+    state: Annotated[EffectState | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
+    run: Annotated[str | None, typer.Option(help="Only this run's, by its workflow id or run id.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+) -> None:
+    """List the writes in the ledger, oldest first; `indeterminate` ones are for a person to resolve."""
+    if ctx.invoked_subcommand:
+        return
+    from activities.ledger.store import existing
+
+    with existing(load().ledger) as ledger:
+        rows = ledger.effects(run, state)
+    if as_json:
+        render.print_json([e.model_dump(mode="json") for e in rows])
+    elif rows:
+        render.console().print(render.effects(rows))
+    else:
+        print("No effects.")
+
+
+@effects.command()
+def resolve(
+    key: Annotated[str, typer.Argument(help="The effect's key, as `remit effects` lists it.", show_default=False)],
+    happened: Annotated[
+        bool, typer.Option("--happened/--did-not-happen", help="What the vendor's own records say.", show_default=False)
+    ] = ...,  # type: ignore[assignment]
+    who: Annotated[str, typer.Option("--as", help="Who says so, for example `ana`.", show_default=False)] = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="How you know.", show_default=False)] = ...,  # type: ignore[assignment]
+) -> None:
+    """Settle an `indeterminate` write, after looking at the vendor's records. Nothing is sent to the vendor."""
+    if not reason.strip():
+        raise InvalidInput("`--reason` is empty; say how you know what became of the write.")
+    if len(reason) > REASON_LENGTH:
+        raise InvalidInput(f"`--reason` has {len(reason)} characters; {REASON_LENGTH} are the most.")
+    from activities.ledger.store import existing
+
+    settings = load()
+    with existing(settings.ledger) as ledger:
+        person = _person(settings, who)
+        effect = ledger.resolve(key, happened=happened, by=person.sub, reason=reason)
+    counts = "counts towards the sums" if happened else "counts no more"
+    print(f"{key} is {effect.state}, says {person.sub}; it {counts}.")
+
+
+def _person(settings: Settings, who: str) -> Person:
+    """The person called `who`.
+
+    Raises:
+        NotFound: nobody is.
+        InvalidInput: they have no role, so that they may decide nothing.
+    """
+    if settings.env == "production":
+        person = read_directory(settings.home).person(who)
+    else:
+        person = DevIssuer(settings.home, env=settings.env).resolve(who)
+    if not person.roles:
+        raise InvalidInput(f"`{person.sub}` has no role, and so may decide nothing.")
+    return person
