@@ -16,7 +16,6 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.ledger.store import Ledger
-from activities.library import Library
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
 from activities.providers.base import ModelProvider
@@ -28,19 +27,11 @@ from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from policies.identity import Directory
 from remit import telemetry
+from remit.apps import PACKAGE, assemble
 from remit.connection import connect
 from remit.issuer import DevIssuer, read_directory
 from remit.settings import ROOT, Settings, load
-from tools.billing import Billing
-from tools.builtin import CATALOG
-from tools.connectors import sandbox
-from tools.connectors.corpus import Corpora
-from tools.connectors.sandbox import Sandbox
-from tools.incidents import Incidents
-from tools.kb import Knowledge
-from tools.spec import Connector
-from tools.subjects import Subjects
-from tools.support import Support
+from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
@@ -49,6 +40,7 @@ __all__ = ["PURE", "build", "ensure_search_attributes", "main", "runner"]
 # Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
 # `agent_run` must keep its checks.
 PURE = (
+    PACKAGE,
     "policies",
     "tools",
     "workflows.inbox",
@@ -92,19 +84,10 @@ def _directory(settings: Settings) -> Directory:
 
 def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
     """A worker with everything that `settings` asks for. Call `ledger.migrate()` before it runs."""
-    if not settings.business_path.is_file():
-        structlog.get_logger("remit.worker").warning("new empty sandbox business", path=str(settings.business_path))
-        sandbox.create(settings.business_path, {})
-    library = Library([ROOT], CATALOG)
-    business = Sandbox(settings.business_path)
-    corpora = Corpora(library.corpora)
-    connectors: dict[type[Connector], Connector] = {
-        Billing: business,
-        Support: business,
-        Incidents: business,
-        Subjects: business,
-        Knowledge: corpora,
-    }
+    parts = assemble(settings, ROOT)
+    catalog, library, corpora = parts.catalog, parts.library, parts.corpora
+    connectors = parts.connectors
+    registry.install(catalog)
     runs = Runs()
     models = ModelConfig(
         provider=settings.model_provider,
@@ -112,9 +95,9 @@ def build(client: Client, settings: Settings, ledger: Ledger) -> Worker:
         strong_model=settings.model_strong,
         price=settings.declared_price,
     )
-    authority = AuthorityActivities(runs, library, CATALOG, connectors, corpora, lambda: _directory(settings), models)
-    tool = ToolActivities(runs, ledger, CATALOG, connectors)
-    model = ModelActivities(runs, _providers(settings), CATALOG)
+    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, lambda: _directory(settings), models)
+    tool = ToolActivities(runs, ledger, catalog, connectors)
+    model = ModelActivities(runs, _providers(settings), catalog)
     records = RecordActivities(ledger)
     return Worker(
         client,
@@ -157,6 +140,7 @@ async def ensure_search_attributes(client: Client) -> None:
 async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight."""
     log = structlog.get_logger("remit.worker")
+    assemble(settings, ROOT).check()
     ledger = Ledger(settings.ledger)
     ledger.migrate()
     client = await connect(settings, [*telemetry.traces(settings)])

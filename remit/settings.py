@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from policies.bundle import explain
@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     """What an operator can set.
 
     Attributes:
+        app: a folder that adds agents, tools and bundles to what is built in.
         home: where the embedded parts keep their files.
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
@@ -29,6 +30,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="REMIT_", extra="ignore", populate_by_name=True)
 
+    app: Path | None = None
     home: Path = Path(".remit")
     env: Literal["dev", "production"] = "dev"
     task_queue: str = "remit"
@@ -46,6 +48,11 @@ class Settings(BaseSettings):
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    @field_validator("app", mode="before")
+    @classmethod
+    def _no_app(cls, value: object) -> object:
+        return value or None  # an empty variable is none, not the current folder
 
     @property
     def ledger(self) -> str:
