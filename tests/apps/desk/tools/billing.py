@@ -29,7 +29,9 @@ async def facts(args: CloseCase, context: ToolContext) -> ResourceFacts:
 
 
 def rules(args: CloseCase, facts: ResourceFacts) -> None:
-    if args.outcome == "solved" and args.credit_cents:
+    from ._rules import CREDITED  # as late as can be: in workflow code, inside the sandbox
+
+    if args.credit_cents and args.outcome not in CREDITED:
         raise ToolRefusal("no_credit", "A solved case gets no credit; close it as `goodwill`.")
 
 
