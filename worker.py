@@ -18,7 +18,6 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.ledger.store import Ledger
-from activities.library import Library
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
 from activities.providers.base import ModelProvider
@@ -27,22 +26,14 @@ from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
-from policies.errors import InvalidInput, MissingKey, RemitError
+from policies.errors import InvalidInput, RemitError
 from policies.identity import Directory
 from remit import telemetry
+from remit.apps import PACKAGE, assemble
 from remit.connection import connect
 from remit.issuer import DevIssuer, read_directory
 from remit.settings import ROOT, Settings, load
-from tools.billing import Billing
-from tools.builtin import CATALOG
-from tools.connectors import sandbox
-from tools.connectors.corpus import Corpora
-from tools.connectors.sandbox import Sandbox
-from tools.incidents import Incidents
-from tools.kb import Knowledge
-from tools.spec import Connector
-from tools.subjects import Subjects
-from tools.support import Support
+from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
@@ -51,6 +42,7 @@ __all__ = ["PURE", "ensure_search_attributes", "main", "runner", "working"]
 # Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
 # `agent_run` must keep its checks.
 PURE = (
+    PACKAGE,
     "policies",
     "tools",
     "workflows.inbox",
@@ -90,24 +82,6 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
     return found
 
 
-def _billing(settings: Settings, closing: AsyncExitStack) -> Billing | None:
-    """The vendor's billing; None for the sandbox's.
-
-    Raises:
-        MissingKey: Stripe is asked for without its key.
-    """
-    if settings.connector_billing == "sandbox":
-        return None
-    from tools.connectors.stripe import ChargeInvoices, StripeBilling, StripeInvoices  # 0.15 s of imports
-
-    if settings.stripe_api_key is None:
-        raise MissingKey("`REMIT_CONNECTOR_BILLING=stripe` needs `STRIPE_API_KEY`.")
-    source = StripeInvoices if settings.stripe_invoices == "invoices" else ChargeInvoices
-    billing = StripeBilling(settings.stripe_api_key.get_secret_value(), settings.stripe_api_base, invoices=source)
-    closing.push_async_callback(billing.aclose)
-    return billing
-
-
 def _directory(settings: Settings) -> Directory:
     if settings.env == "production":
         return read_directory(settings.home)
@@ -119,26 +93,19 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
     """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
 
     Raises:
-        MissingKey: a connector is asked for without its key.
+        InvalidInput: an agent, a bundle, an app or a connector can't be used.
     """
     async with AsyncExitStack() as closing, _build(client, settings, ledger, closing) as worker:
         yield worker
 
 
 def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExitStack) -> Worker:
-    if not settings.business_path.is_file():
-        structlog.get_logger("remit.worker").warning("new empty sandbox business", path=str(settings.business_path))
-        sandbox.create(settings.business_path, {})
-    library = Library([ROOT], CATALOG)
-    business = Sandbox(settings.business_path)
-    corpora = Corpora(library.corpora)
-    connectors: dict[type[Connector], Connector] = {
-        Billing: _billing(settings, closing) or business,
-        Support: business,
-        Incidents: business,
-        Subjects: business,
-        Knowledge: corpora,
-    }
+    parts = assemble(settings, ROOT)
+    catalog, library, corpora = parts.catalog, parts.library, parts.corpora
+    connectors = parts.connectors
+    for connector in dict.fromkeys(connectors.values()):
+        closing.push_async_callback(connector.aclose)
+    registry.install(catalog)
     runs = Runs()
     models = ModelConfig(
         provider=settings.model_provider,
@@ -146,9 +113,9 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         strong_model=settings.model_strong,
         price=settings.declared_price,
     )
-    authority = AuthorityActivities(runs, library, CATALOG, connectors, corpora, lambda: _directory(settings), models)
-    tool = ToolActivities(runs, ledger, CATALOG, connectors)
-    model = ModelActivities(runs, _providers(settings, closing), CATALOG)
+    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, lambda: _directory(settings), models)
+    tool = ToolActivities(runs, ledger, catalog, connectors)
+    model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger)
     return Worker(
         client,
@@ -191,6 +158,7 @@ async def ensure_search_attributes(client: Client) -> None:
 async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight."""
     log = structlog.get_logger("remit.worker")
+    assemble(settings, ROOT).check()
     ledger = Ledger(settings.ledger)
     ledger.migrate()
     client = await connect(settings, [*telemetry.traces(settings)])

@@ -124,7 +124,7 @@ class AuthorityActivities:
         resource = str(admission.inputs.get(agent.subject.input))
         port = self._connectors.get(Subjects)
         found = await port.subject_of(agent.subject.kind, resource) if isinstance(port, Subjects) else None
-        if found is None:
+        if not found:  # G1: an empty subject would bind the run to nobody
             raise NotFound(f"There is no {agent.subject.kind} `{resource[:80]}`.")
         return found
 

@@ -3,7 +3,6 @@
 import re
 import tomllib
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field, JsonValue, ValidationError
@@ -106,16 +105,30 @@ class AgentFile(Frozen):
         return tuple(ModelChoice(provider=provider, model=str(getattr(tier, provider))) for tier in self.route)
 
 
+_KINDS = {"agents": "agents/[!.]*", "policy bundles": "policies/bundles/[!.]*", "corpora": "agents/corpora/[!.]*"}
+
+
 class Library:
     """Agents and bundles of one or more folders of the shape `agents/`, `policies/bundles/`."""
 
     def __init__(self, roots: Sequence[Path], catalog: Catalog) -> None:
+        """Raises:
+        InvalidInput: two folders have an agent, a bundle or a corpus of the same name.
+        """
         self._roots = tuple(roots)
         self._catalog = catalog
+        for what, pattern in _KINDS.items():
+            names = [
+                path.name for root in self._roots for path in root.glob(pattern) if path.is_dir() and path.name != "corpora"
+            ]
+            twice = sorted(name for name in set(names) if names.count(name) > 1)
+            if twice:
+                raise InvalidInput(f"There are two {what} called `{twice[0]}`; rename the app's.")
 
-    @cached_property
-    def corpora(self) -> Path:
-        return self._roots[0] / "agents" / "corpora"
+    @property
+    def corpora(self) -> tuple[Path, ...]:
+        """The folders that hold corpora."""
+        return tuple(root / "agents" / "corpora" for root in self._roots)
 
     def names(self) -> list[str]:
         return sorted({p.parent.name for root in self._roots for p in (root / "agents").glob("*/agent.toml")})

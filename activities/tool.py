@@ -119,8 +119,7 @@ class ToolActivities:
         def judge(subject_sum_cents: int) -> None:
             # Checked here and not before, so that the retry of a write that is already done gets its result.
             _bind(spec, args, facts, capsule.subject)
-            if spec.rules:
-                spec.rules(args, facts)
+            spec.check(args, facts)
             verdict = authorize(
                 policy,
                 ActionFacts(

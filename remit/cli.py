@@ -17,8 +17,7 @@ from remit.connection import connect
 from remit.effects import effects
 from remit.issuer import DevIssuer
 from remit.scripts import inputs_of, read_inputs_file, read_script
-from remit.settings import ROOT, Settings, load
-from tools.builtin import CATALOG
+from remit.settings import Settings, load
 from workflows.messages import Decided, RunSummary
 
 __all__ = ["app", "main"]
@@ -40,6 +39,23 @@ Person = Annotated[str, typer.Option("--as", help="Who decides, for example `ana
 ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
 
 
+def _use_app(folder: Path | None) -> None:
+    if folder is not None:
+        os.environ["REMIT_APP"] = str(folder.absolute())  # where `load` and the worker of `remit dev` find it
+
+
+AppDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--app",
+        callback=_use_app,
+        help="A folder that adds agents, tools and bundles; `REMIT_APP` does the same.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+
+
 def _do(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
@@ -55,8 +71,10 @@ async def _remit(settings: Settings) -> Remit:
 def dev(
     port: Annotated[int | None, typer.Option(help="Port of the Temporal server; a free one by default.")] = None,
     ui_port: Annotated[int | None, typer.Option(help="Port of the Temporal UI; a free one by default.")] = None,
+    app_dir: AppDir = None,
 ) -> None:
     """Run the embedded Temporal server, its UI and a worker until Ctrl-C; all is kept in `.remit/`."""
+    del app_dir
     from remit import dev as engine
 
     _do(engine.serve(load(), port=port, ui_port=ui_port))
@@ -315,11 +333,12 @@ def kill(
 
 
 @app.command()
-def agents(as_json: AsJson = False) -> None:
+def agents(as_json: AsJson = False, app_dir: AppDir = None) -> None:
     """List the agents: who they are, who answers for them, what they may use."""
-    from activities.library import Library
+    from remit.apps import assemble
 
-    library = Library([ROOT], CATALOG)
+    del app_dir
+    library = assemble(load()).library
     found = [library.agent(name) for name in library.names()]
     if as_json:
         render.print_json([a.identity.model_dump(mode="json") | {"tools": list(a.tools), "policy": a.policy} for a in found])
@@ -334,9 +353,12 @@ def agents(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def tools(as_json: AsJson = False) -> None:
+def tools(as_json: AsJson = False, app_dir: AppDir = None) -> None:
     """List the tools: what they touch, how risky they are, how a write is kept from happening twice."""
-    specs = list(CATALOG.specs.values())
+    from remit.apps import assemble
+
+    del app_dir
+    specs = list(assemble(load()).catalog.specs.values())
     if as_json:
         render.print_json(
             [
@@ -369,11 +391,13 @@ def tools(as_json: AsJson = False) -> None:
 def policy_check(
     folder: Annotated[Path | None, typer.Argument(help="A bundle's folder; by default all bundles and agents.")] = None,
     as_json: AsJson = False,
+    app_dir: AppDir = None,
 ) -> None:
     """Check that policies parse, validate against the tools, and fit the agents."""
-    from activities.library import Library
+    from remit.apps import assemble
 
-    library = Library([ROOT], CATALOG)
+    del app_dir
+    library = assemble(load()).library
     problems = library.problems() if folder is None else library.folder_problems(folder)
     if as_json:
         render.print_json({"ok": not problems, "problems": problems})
@@ -394,8 +418,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    app_dir: AppDir = None,
 ) -> None:
-    del version
+    del version, app_dir
 
 
 def main() -> NoReturn:

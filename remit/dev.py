@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from policies.errors import InvalidInput
+from remit.apps import assemble
 from remit.connection import dev_state
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.issuer import DevIssuer
@@ -40,7 +41,10 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
     """
     if _alive(dev_state(settings).get("pid", "")):
         raise InvalidInput(f"`remit dev` runs already in `{settings.home}`, at {dev_state(settings).get('address')}.")
+    parts = assemble(settings)
+    parts.check()
     prepare(settings)
+    _ = parts.connectors  # a worker that can't start would be started again and again
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from policies.bundle import explain
@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     """What an operator can set.
 
     Attributes:
+        app: a folder that adds agents, tools and bundles to what is built in.
         home: where the embedded parts keep their files.
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="REMIT_", extra="ignore", populate_by_name=True)
 
+    app: Path | None = None
     home: Path = Path(".remit")
     env: Literal["dev", "production"] = "dev"
     task_queue: str = "remit"
@@ -52,6 +54,11 @@ class Settings(BaseSettings):
     stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
     stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
     otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    @field_validator("app", mode="before")
+    @classmethod
+    def _no_app(cls, value: object) -> object:
+        return value or None  # an empty variable is none, not the current folder
 
     @property
     def ledger(self) -> str:

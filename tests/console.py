@@ -55,16 +55,17 @@ class Console:
 
 
 class DevEngine:
-    """A `remit dev` in the background."""
+    """A `remit dev` in the background, with an app if there is one."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, app: Path | None = None) -> None:
         self.home = home
+        argv = [str(BIN / "remit"), *(["--app", str(app)] if app else []), "dev"]
         self.console = Console(ROOT, {"REMIT_HOME": str(home)})
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "dev.log"
         with self.log.open("ab") as out:
             self._child = subprocess.Popen(
-                [str(BIN / "remit"), "dev"], cwd=ROOT, env=self.console.env, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                argv, cwd=ROOT, env=self.console.env, stdout=out, stderr=out, stdin=subprocess.DEVNULL
             )
         end = time.monotonic() + 60
         while not (home / "dev.json").exists():

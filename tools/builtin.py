@@ -3,6 +3,7 @@
 from tools import billing, incidents, kb, support
 from tools.catalog import Catalog
 
-__all__ = ["CATALOG"]
+__all__ = ["CATALOG", "MODULES"]
 
-CATALOG = Catalog.of(billing, incidents, kb, support)
+MODULES = (billing, incidents, kb, support)
+CATALOG = Catalog.of(*MODULES)

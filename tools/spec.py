@@ -36,6 +36,9 @@ class Connector(ABC):  # noqa: B024  (a marker: each tool module derives the ope
     other exception means that it may have happened.
     """
 
+    async def aclose(self) -> None:  # noqa: B027  (most have nothing to release)
+        """Release what the connector holds; called once, when its worker stops."""
+
 
 C = TypeVar("C", bound=Connector)
 A = TypeVar("A", bound=Arguments)
@@ -138,6 +141,21 @@ class ToolSpec:
             return None
         cents, currency = self.amount_fields
         return Money(cents=getattr(arguments, cents), currency=getattr(arguments, currency))
+
+    def check(self, arguments: Arguments, facts: ResourceFacts) -> None:
+        """The business rules. Rules that fail refuse: workflow code would meet their error again and again.
+
+        Raises:
+            ToolRefusal: what the rules raise, or `rules_failed`.
+        """
+        if self.rules is None:
+            return
+        try:
+            self.rules(arguments, facts)
+        except ToolRefusal:
+            raise
+        except Exception as e:
+            raise ToolRefusal("rules_failed", f"The business rules of `{self.name}` failed: {type(e).__name__}.") from None
 
     def parse(self, arguments: str) -> Arguments:
         """The typed arguments in the JSON text that a model gave.

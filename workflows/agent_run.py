@@ -18,7 +18,7 @@ from policies.approvals import Approval
 from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
 from policies.models import RISKS, Risk, RunStatus
-from tools.builtin import CATALOG
+from tools import registry
 from workflows import inbox, ports
 from workflows.inbox import DecideSignal, KillSignal
 from workflows.messages import (
@@ -183,7 +183,7 @@ class AgentRun:
             self._charge(answer)
             requests = Turn.requests(answer.message)
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
-            turn = Turn(state, capsule, CATALOG, charged.tool_calls)
+            turn = Turn(state, capsule, registry.current(), charged.tool_calls)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
             self._check()
             if state.tier < STRONG and any(c.verdict and c.verdict.route_strong for c in calls):

@@ -131,8 +131,7 @@ class Turn:
             raise ToolRefusal("not_found", f"`{bound.resource.id}` doesn't exist.")
         if self.capsule.subject and recorded.facts.owner != self.capsule.subject:
             raise ToolRefusal("not_subject", f"`{bound.resource.id}` isn't what this run is for.")
-        if bound.spec.rules:
-            bound.spec.rules(bound.arguments, recorded.facts)
+        bound.spec.check(bound.arguments, recorded.facts)
 
     def _verdict(self, bound: Bound, recorded: RecordedFacts | None) -> Verdict:
         capsule, state = self.capsule, self.state

@@ -1,6 +1,8 @@
 """The command line by subprocess: what each command says, and the code that it ends with."""
 
 import json
+import shutil
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -292,3 +294,42 @@ def test_every_command_ends_with_its_own_code(console: Console) -> None:
     with ThreadPoolExecutor(4) as pool:
         codes = list(pool.map(code, range(40)))
     assert codes == [1, 0] * 20
+
+
+# ---- apps -----------------------------------------------------------------------------------------------------------
+
+DESK = str(ROOT / "tests" / "apps" / "desk")
+
+
+@pytest.mark.parametrize("args", [["--app", DESK, "tools", "--json"], ["tools", "--json", "--app", DESK]])
+def test_an_app_is_named_before_or_after_the_command(tmp_path: Path, args: list[str]) -> None:
+    """Either way its tools are listed among the built-in ones."""
+    console = Console(tmp_path, {})
+    assert {"close_case", "request_refund"} <= {tool["name"] for tool in console.remit(*args).json}
+
+
+def test_an_app_is_named_by_the_environment(tmp_path: Path) -> None:
+    """`REMIT_APP`, relative to where one is, does what `--app` does."""
+    console = Console(ROOT, {"REMIT_APP": "tests/apps/desk"})
+    assert "desk-closer" in [agent["name"] for agent in console.remit("agents", "--json").json]
+    assert console.remit("policy", "check").out == "All bundles and agents are in order.\n"
+    assert "close_case" not in Console(tmp_path, {"REMIT_APP": ""}).remit("tools").out
+
+
+@pytest.mark.parametrize("command", ["agents", "tools", "policy check", "dev"])
+def test_a_broken_app_is_refused_by_each_command(tmp_path: Path, command: str) -> None:
+    """One sentence with the file, no traceback, exit code 1; `remit dev` doesn't even start a server."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "crm.py").write_text("import no_such_package\n")
+    answer = Console(tmp_path, {}).remit(*command.split(), "--app", str(tmp_path), code=1)
+    assert answer.err == "remit: `tools/crm.py` can't be imported: ModuleNotFoundError: No module named 'no_such_package'.\n"
+    assert answer.out == ""
+
+
+def test_a_worker_refuses_a_broken_app(tmp_path: Path) -> None:
+    """An agent that names an unknown tool stops the worker before it takes work."""
+    app = shutil.copytree(DESK, tmp_path / "desk")
+    file = app / "agents" / "desk-closer" / "agent.toml"
+    file.write_text(file.read_text().replace('"close_case"', '"open_case"'))
+    answer = Console(tmp_path, {"REMIT_APP": str(app)}).run([sys.executable, str(ROOT / "worker.py")], code=2)
+    assert answer.err == "remit worker: Agent `desk-closer`: there is no tool `open_case`; `remit tools` lists them.\n"

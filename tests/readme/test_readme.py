@@ -1,19 +1,21 @@
 """The README's own code, executed: what it shows is what happens."""
 
-import importlib.util
 import re
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from remit.settings import ROOT
+from policies.errors import ToolRefusal
+from remit.apps import assemble
+from remit.settings import ROOT, Settings
 from tests.console import Console, DevEngine
-from tools.builtin import CATALOG
-from tools.catalog import Catalog
 from tools.connectors.sandbox import Sandbox, rows
 from tools.spec import ToolContext
+from tools.subjects import Subjects
 from tools.support import Support
 
 README = (ROOT / "README.md").read_text()
@@ -80,32 +82,82 @@ def test_change_a_threshold(copy: Path) -> None:
     assert 'policy = "refunds_v8"' in (copy / "agents/billing-resolution/agent.toml").read_text()
 
 
+def files(folder: Path, *names: str) -> Path:
+    """Write the README's blocks into the files that they are for."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(block(name) + "\n")
+    return folder / "my-app"
+
+
+AGENT = (
+    "my-app/tools/callbacks.py",
+    "my-app/agents/callbacks/agent.toml",
+    "my-app/agents/callbacks/prompt.md",
+    "my-app/policies/bundles/callbacks_v1/policy.cedar",
+    "my-app/policies/bundles/callbacks_v1/limits.toml",
+    "my-app/scripts.json",
+)
+SHOP = ("my-app/tools/orders.py", "my-app/tools/cancel.py")
+
+
 async def test_add_a_tool(tmp_path: Path) -> None:
     """The thirty lines are a tool: it registers, its rules refuse, and it writes once per key."""
-    code = block("tool")
-    assert len(code.splitlines()) <= 45
-    file = tmp_path / "callbacks.py"
-    file.write_text(code)
-    found = importlib.util.spec_from_file_location("readme_callbacks", file)
-    assert found
-    assert found.loader
-    module = importlib.util.module_from_spec(found)
-    sys.modules["readme_callbacks"] = module
-    found.loader.exec_module(module)
-    spec = (CATALOG + Catalog.of(module)).get("request_callback")
-    sandbox = Sandbox.create(
-        tmp_path / "b.db", {"customers": [{"customer_id": "cus_1", "name": "A", "email": "a@example.com", "plan": "pro"}]}
-    )
+    assert len(block(AGENT[0]).splitlines()) <= 45
+    app = files(tmp_path, AGENT[0])
+    assert "request_callback@1" in Console(tmp_path, {}).sh("remit tools --app my-app").out
+    spec = assemble(Settings(app=app, home=tmp_path)).catalog.get("request_callback")
+    customer = {"customer_id": "cus_1", "name": "A", "email": "a@example.com", "plan": "pro"}
+    sandbox = Sandbox.create(tmp_path / "b.db", {"customers": [customer]})
     context = ToolContext(subject="Customer:cus_1", connectors={Support: sandbox}, idempotency_key="k")
     args = spec.parse('{"customer_id": "cus_1", "phone": "+15550100200"}')
-    assert [await spec.run(args, context), await spec.run(args, context)] == [await spec.run(args, context)] * 2
+    assert await spec.run(args, context) == await spec.run(args, context)
     assert len(rows(tmp_path / "b.db", "account_notes")) == 1
-    facts = await spec.facts(args, context) if spec.facts else None
-    assert facts
+    assert spec.facts
+    facts = await spec.facts(args, context)
     assert facts.owner == "Customer:cus_1"
-    assert spec.rules
-    with pytest.raises(Exception, match="Premium numbers aren't called back"):
-        spec.rules(spec.parse('{"customer_id": "cus_1", "phone": "+19005550100"}'), facts)
+    with pytest.raises(ToolRefusal, match="Premium numbers aren't called back"):
+        spec.check(spec.parse('{"customer_id": "cus_1", "phone": "+19005550100"}'), facts)
+
+
+def test_add_an_agent(tmp_path: Path) -> None:
+    """The agent of the README runs from a folder of its own: its bundle asks a person, who lets the tool write once."""
+    app = files(tmp_path, *AGENT)
+    dev = DevEngine(tmp_path / ".remit", app=app)
+    try:
+        console = Console(tmp_path, {**dev.console.env, "REMIT_HOME": str(dev.home)})
+        out = console.sh(block("app")).out
+        assert "All bundles and agents are in order." in out
+        assert "request_callback" in out
+        console.sh("for i in $(seq 100); do remit inbox | grep -q abroad && exit 0; sleep 0.1; done; exit 1")
+        assert rows(dev.home / "business.db", "account_notes") == []
+        console.sh("remit approve abroad --as cleo")
+        console.sh("for i in $(seq 100); do remit show abroad | grep -q completed && exit 0; sleep 0.1; done; exit 1")
+    finally:
+        dev.stop()
+    assert [r["text"] for r in rows(dev.home / "business.db", "account_notes")] == ["Please call +4930555010."]
+
+
+async def test_bring_your_own_connector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's connector serves the README's tool, and says whom a run about an order is for."""
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as db, db:
+        db.execute("CREATE TABLE orders (id TEXT PRIMARY KEY, customer TEXT NOT NULL)")
+        db.execute("CREATE TABLE cancellations (key TEXT PRIMARY KEY, order_id TEXT NOT NULL)")
+        db.execute("INSERT INTO orders VALUES ('O-1', 'cus_1')")
+    monkeypatch.setenv("SHOP_DB", str(tmp_path / "shop.db"))
+    parts = assemble(Settings(app=files(tmp_path, *SHOP), home=tmp_path))
+    subjects = parts.connectors[Subjects]
+    assert isinstance(subjects, Subjects)
+    assert [await subjects.subject_of("order", name) for name in ("O-1", "O-2")] == ["Customer:cus_1", None]
+    spec = parts.catalog.get("cancel_order")
+    context = ToolContext(subject="Customer:cus_1", connectors=parts.connectors, idempotency_key="k")
+    args = spec.parse('{"order_id": "O-1"}')
+    assert spec.facts
+    assert (await spec.facts(args, context)).owner == "Customer:cus_1"
+    assert not (await spec.facts(spec.parse('{"order_id": "O-2"}'), context)).exists
+    assert await spec.run(args, context) == await spec.run(args, context)
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as db:
+        assert db.execute("SELECT order_id FROM cancellations").fetchall() == [("O-1",)]
 
 
 def test_links_lead_somewhere() -> None:

@@ -39,14 +39,14 @@ class _Index:
 
 
 class Corpora(Knowledge):
-    """The corpora under `root`: a folder each, named after corpus and version, with a Markdown file per document.
+    """The corpora under `roots`: a folder each, named after corpus and version, with a Markdown file per document.
 
     Raises (each operation):
         ToolRefusal: `unknown_corpus`.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, *roots: Path | str) -> None:
+        self.roots = tuple(Path(root) for root in roots)
         self._indexes: dict[str, _Index] = {}
         self._lock = threading.Lock()
 
@@ -73,9 +73,10 @@ class Corpora(Knowledge):
             return index
 
     def _read(self, corpus: str) -> dict[str, Document]:
-        folder = self.root / corpus
-        # A corpus name comes from an agent's TOML: it must not lead out of `root`.
-        if not _NAME.fullmatch(corpus) or not folder.is_dir():
+        # A corpus name comes from an agent's TOML: it must not lead out of its root.
+        named = self.roots if _NAME.fullmatch(corpus) else ()
+        folder = next((root / corpus for root in named if (root / corpus).is_dir()), None)
+        if folder is None:
             raise ToolRefusal("unknown_corpus", f"There is no corpus `{corpus[:100]}`.")
         documents: dict[str, Document] = {}
         for path in sorted(folder.glob("*.md")):

@@ -26,7 +26,7 @@ from tools.incidents import Alert, Incident, Incidents
 from tools.subjects import Subjects
 from tools.support import Support, Ticket
 
-__all__ = ["TABLES", "Business", "Fault", "Operation", "Sandbox", "arm", "create", "rows"]
+__all__ = ["KINDS", "TABLES", "Business", "Fault", "Operation", "Sandbox", "arm", "create", "rows"]
 
 T = TypeVar("T")
 Value = str | int
@@ -59,6 +59,8 @@ _SCHEMA = {
     " PRIMARY KEY (operation, resource_id, kind)",
 }
 TABLES = tuple(_SCHEMA)
+KINDS = ("alert", "customer", "ticket")
+"""Of what a run can be about."""
 
 
 class Business(Frozen):
@@ -105,7 +107,7 @@ class Sandbox(Billing, Support, Incidents, Subjects):
             return f"Alert:{resource_id}" if await self.alert(resource_id) else None
         if kind == "customer":
             return f"Customer:{resource_id}" if await self.customer(resource_id) else None
-        ticket = await self.ticket(resource_id)
+        ticket = await self.ticket(resource_id) if kind == "ticket" else None
         return f"Customer:{ticket.customer_id}" if ticket else None
 
     async def customer(self, customer_id: str) -> Customer | None:

@@ -1,0 +1,3 @@
+"""A helper of the app: a file that starts with `_` is imported by others only."""
+
+CREDITED = ("goodwill",)
