@@ -1,6 +1,7 @@
 """The `remit` command. Each command does one thing, says one sentence when it can't, and ends with its own exit code."""
 
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Coroutine
@@ -119,20 +120,28 @@ def run(
     async def work() -> list[dict[str, object]]:
         remit = await _remit(settings)
         started = [await remit.start(agent, i, run_id=run_id, requester=requester, script=turns) for i in todo]
+        if wait and not as_json:
+            print(f"Started {', '.join(h.id for h in started)}; Ctrl-C leaves it running.", file=sys.stderr)
         found: list[dict[str, object]] = []
         for handle in started:
-            summary = await remit.admitted(handle.id)
-            if wait:
-                result = await remit.result(handle.id)
-                found.append(result.model_dump(mode="json"))
-            else:
-                found.append({"run_id": summary.run_id, "workflow_id": handle.id, "agent": agent, "status": summary.status})
+            try:
+                summary = await remit.admitted(handle.id)
+                if wait:
+                    found.append((await remit.result(handle.id)).model_dump(mode="json"))
+                else:
+                    found.append({"run_id": summary.run_id, "workflow_id": handle.id, "agent": agent, "status": summary.status})
+            except RemitError as e:
+                if len(started) == 1:
+                    raise
+                # One bad line of a file must not hide the runs that the others started.
+                found.append({"workflow_id": handle.id, "agent": agent, "status": "failed", "summary": e.message})
         return found
 
     rows = _do(work())
+    failed = any(row.get("status") == "failed" for row in rows)
     if as_json:
         render.print_json(rows[0] if inputs is not None else rows)
-        return
+        raise typer.Exit(1 if failed else 0)
     out = render.console()
     for row in rows:
         outcome = row.get("outcome") or row.get("status")
@@ -142,6 +151,7 @@ def run(
             out.print(f"  {row['summary']}", markup=False)
     if not wait:
         out.print(f"Look at it with: remit show {rows[0]['workflow_id']}", markup=False)
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()
@@ -288,6 +298,8 @@ def reject(
     reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
 ) -> None:
     """Reject what a run waits for, as PERSON; the agent gets the reason."""
+    if not reason.strip():
+        raise InvalidInput("`--reason` is empty; say why, for the agent is told.")
     _decide(run_id, approval_id, who, "reject", reason)
 
 
@@ -426,17 +438,24 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and end the process: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
     code = 1
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that can't show a letter must not stop a command
     try:
         app()
     except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError):
+            # `remit runs | head -1`: whoever reads has enough, and the command did what it says.
+            os._exit(0)
         code = e.code if isinstance(e.code, int) else 1 if e.code else 0
     except RemitError as e:
         print(f"remit: {e.message}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        code = 0
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os._exit(0)
+    except OSError as e:
+        print(f"remit: {e.filename or 'The output'} can't be used: {e.strerror or e}.", file=sys.stderr)
     try:
         sys.stdout.flush()
         sys.stderr.flush()

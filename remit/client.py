@@ -5,7 +5,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from pydantic import JsonValue
@@ -223,11 +223,14 @@ class Remit:
         before = await self.describe(workflow_id)
         if before.status != WorkflowExecutionStatus.RUNNING:
             name = before.status.name.lower() if before.status else "closed"
+            if name == "completed":
+                name = before.typed_search_attributes.get(REMIT_STATUS) or name
             raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
         handle = self.handle(workflow_id)
         with _answers(workflow_id):
             await handle.signal("kill", {"reason": reason, "by": by})
-            end = time.monotonic() + ANSWER_SECONDS
+        end = time.monotonic() + ANSWER_SECONDS
+        with suppress(Unavailable), _answers(workflow_id):
             while time.monotonic() < end:
                 state = await handle.query("kill_switch", result_type=KillState, rpc_timeout=ANSWER)
                 if state.acknowledged_at is not None:
@@ -235,7 +238,10 @@ class Remit:
                 if not state.engaged and (await self.describe(workflow_id)).status != WorkflowExecutionStatus.RUNNING:
                     raise InvalidInput(f"Run `{workflow_id}` ended by itself before the kill arrived.")
                 await asyncio.sleep(0.02)
-        raise Unavailable(f"The kill of `{workflow_id}` was sent but isn't acknowledged yet; see `remit show {workflow_id}`.")
+        raise Unavailable(
+            f"The kill of `{workflow_id}` was sent but isn't acknowledged yet; it works as soon as a worker is back. "
+            f"See `remit show {workflow_id}`."
+        )
 
     async def describe(self, workflow_id: str) -> WorkflowExecution:
         with _answers(workflow_id):

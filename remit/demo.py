@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,7 +104,7 @@ class _Demo:
     async def start(self) -> None:
         """Start the server and a worker, and arm the crash."""
         self._started = time.monotonic()
-        prepare(self.settings)
+        self._lock = prepare(self.settings)
         sandbox.arm(self.settings.business_path, "refund", CRASH_INVOICE, "crash_after_commit")
         self._server = TemporalServer(self.settings.home)
         self._spawn()
@@ -295,7 +296,7 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   export REMIT_HOME={self.settings.home}
   remit runs
   remit show {_workflow_id(self.tickets[2])}
-  remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script demo/scripts.json#rejected
+  remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {DEMO / "scripts.json"}#rejected
   remit inbox
   temporal workflow list --address {self.server.address}
 """,
@@ -354,14 +355,14 @@ def _tell(demo: _Demo, summaries: Mapping[str, RunSummary], evidence: Mapping[st
     out.print(
         render.table(
             "",
-            ("Ticket", "Agent", "Outcome", "Cost", "What happened"),
+            ("Ticket", "Agent", "Outcome", "Cost", "The case"),
             (
                 (
                     ticket_id,
                     s.agent,
                     render.status(s.status) + (f" ({s.stopped_by})" if s.stopped_by else ""),
                     usd(s.usage.cost_micro_usd),
-                    escape(by_ticket[ticket_id].note or s.summary)[:110],
+                    escape(textwrap.shorten(by_ticket[ticket_id].note or s.summary, 110, placeholder=" …")),
                 )
                 for ticket_id, s in summaries.items()
             ),

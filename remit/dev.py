@@ -1,11 +1,14 @@
 """`remit dev`: the embedded engine in the foreground, kept in `.remit/`."""
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 from pathlib import Path
+from typing import IO
 
+from activities.ledger.store import Ledger
 from policies.errors import InvalidInput
 from remit.apps import assemble
 from remit.connection import dev_state
@@ -17,20 +20,35 @@ from tools.connectors import sandbox
 __all__ = ["prepare", "serve"]
 
 
-def prepare(settings: Settings) -> None:
-    """Make the embedded parts' files: people with keys, and the sandbox business of the demo."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+def prepare(settings: Settings) -> IO[str]:
+    """Make the embedded parts' files: people with keys, the ledger, and the sandbox business of the demo.
+
+    Returns:
+        The lock of the folder, held until it is closed or the process ends.
+
+    Raises:
+        InvalidInput: the folder can't be written, or another engine runs in it.
+        Unavailable: the ledger can't be reached.
+    """
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        lock = (settings.home / "dev.lock").open("w")
+    except OSError as e:
+        raise InvalidInput(
+            f"`{settings.home}` can't be written: {e.strerror}; set `REMIT_HOME` to a folder of yours."
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise InvalidInput(f"`remit dev` runs already in `{settings.home}`, at {dev_state(settings).get('address')}.") from None
+    ledger = Ledger(settings.ledger)
+    ledger.migrate()
+    ledger.close()
     DevIssuer(settings.home, env=settings.env).ensure()
     if not settings.business_path.exists():
         sandbox.create(settings.business_path, json.loads((ROOT / "demo" / "business.json").read_text(encoding="utf-8")))
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, OSError):
-        return False
-    return True
+    return lock
 
 
 async def serve(settings: Settings, *, port: int | None, ui_port: int | None) -> None:
@@ -39,11 +57,9 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
     Raises:
         InvalidInput: another `remit dev` runs in the same folder.
     """
-    if _alive(dev_state(settings).get("pid", "")):
-        raise InvalidInput(f"`remit dev` runs already in `{settings.home}`, at {dev_state(settings).get('address')}.")
     parts = assemble(settings)
     parts.check()
-    prepare(settings)
+    lock = prepare(settings)
     _ = parts.connectors  # a worker that can't start would be started again and again
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -62,6 +78,8 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
             except TimeoutError:
                 if not server.running:
                     raise InvalidInput(f"The Temporal server ended: {server.last_words()}") from None
+                if worker.exit_code == 2:
+                    raise InvalidInput(f"The worker can't start: {worker.last_words()}") from None
                 if not worker.running:
                     print(f"The worker ended ({worker.last_words()}); starting another.", flush=True)
                     worker = WorkerProcess(settings.home, server.address)
@@ -70,6 +88,7 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
         if worker:
             worker.stop()
         server.stop()
+        lock.close()
 
 
 def _welcome(home: Path, server: TemporalServer) -> None:
@@ -84,7 +103,7 @@ The dev issuer signs as anybody (ana, bo, cleo, sam): for a laptop only.
 In another terminal, from this folder:
 
   remit agents
-  remit run billing-resolution --inputs '{{"ticket_id": "T-1002"}}' --script demo/scripts.json#one_approval
+  remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {ROOT / "demo" / "scripts.json"}#rejected
   remit inbox
 
 Ctrl-C stops everything; nothing is lost.""",

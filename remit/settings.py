@@ -6,7 +6,6 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from policies.bundle import explain
 from policies.errors import InvalidInput
 from policies.routing import Price
 
@@ -30,7 +29,7 @@ class Settings(BaseSettings):
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
-    model_config = SettingsConfigDict(env_prefix="REMIT_", extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="REMIT_", extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     app: Path | None = None
     home: Path = Path(".remit")
@@ -110,4 +109,6 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as e:
-        raise InvalidInput(f"A setting can't be used: {explain(e)}.") from None
+        field = str(e.errors()[0]["loc"][0])
+        name = field if field.isupper() else f"REMIT_{field.upper()}"
+        raise InvalidInput(f"`{name}` can't be used: {e.errors()[0]['msg']}.") from None

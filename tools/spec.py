@@ -4,7 +4,7 @@ import inspect
 from abc import ABC
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -215,6 +215,13 @@ def tool(
     def attach(function: Callable[[A, ToolContext], Awaitable[R]]) -> Callable[[A, ToolContext], Awaitable[R]]:
         name = function.__name__
         arguments, result = _signature(function)
+        for label, value, known in (
+            ("effect", effect, Effect),
+            ("risk", risk, Risk),
+            ("idempotency", idempotency, Idempotency),
+        ):
+            if value is not None and value not in get_args(known):
+                raise ToolInvalid(f"Tool `{name}`: `{label}` is `{value}`; use one of {', '.join(get_args(known))}.")
         if effect == "write" and idempotency is None:
             raise ToolInvalid(f"Tool `{name}` writes but declares no `idempotency`; use `native_key` or `at_most_once`.")
         if effect == "write" and facts is None:

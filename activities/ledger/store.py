@@ -288,9 +288,10 @@ def _unreachable(error: SQLAlchemyError) -> str:
 
 
 def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise InvalidInput(CANT_OPEN)  # a ledger that forgets, or that no other process sees, is none
     engine = sa.create_engine(url, hide_parameters=True)
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, _: object) -> None:

@@ -113,7 +113,7 @@ def test_kill_returns_when_it_is_acknowledged(console: Console) -> None:
     shown = console.remit("show", run_id, "--json").json
     assert (shown["status"], shown["kill"]["reason"]) == ("killed", "Enough.")
     again = console.remit("kill", run_id, "--reason", "Enough.", code=1)
-    assert again.err == f"remit: Run `{run_id}` is completed already; there is nothing to stop.\n"
+    assert again.err == f"remit: Run `{run_id}` is killed already; there is nothing to stop.\n"
 
 
 @pytest.mark.parametrize("command", ["agents", "tools", "runs", "inbox"])
@@ -255,7 +255,9 @@ def test_no_server_is_one_sentence(tmp_path: Path) -> None:
 def test_a_bad_setting_is_one_sentence(tmp_path: Path) -> None:
     """A setting that can't be used is named."""
     console = Console(ROOT, {"REMIT_HOME": str(tmp_path), "REMIT_ENV": "prod"})
-    assert console.remit("runs", code=1).err.startswith("remit: A setting can't be used: `env` ")
+    assert console.remit("runs", code=1).err.startswith(
+        "remit: `REMIT_ENV` can't be used: Input should be 'dev' or 'production'."
+    )
 
 
 def test_production_has_no_dev_issuer(dev: DevEngine) -> None:
@@ -333,3 +335,39 @@ def test_a_worker_refuses_a_broken_app(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"close_case"', '"open_case"'))
     answer = Console(tmp_path, {"REMIT_APP": str(app)}).run([sys.executable, str(ROOT / "worker.py")], code=2)
     assert answer.err == "remit worker: Agent `desk-closer`: there is no tool `open_case`; `remit tools` lists them.\n"
+
+
+def test_a_reader_that_stops_is_no_failure(console: Console) -> None:
+    """`remit … | head` ends with 0: the command did what it says."""
+    assert console.run(["bash", "-c", "remit tools --json | true; echo ${PIPESTATUS[0]}"]).out == "0\n"
+
+
+def test_what_is_piped_is_not_folded(console: Console) -> None:
+    """Names stay whole, so that what is listed can be searched."""
+    narrow = Console(console.cwd, {k: v for k, v in console.env.items() if k.startswith(("REMIT_", "TEMPORAL_"))})
+    del narrow.env["COLUMNS"]
+    assert "billing-resolution " in narrow.remit("agents").out
+
+
+def test_one_bad_line_hides_no_run(console: Console, tmp_path: Path) -> None:
+    """A file with one bad line names every run that was started, and fails."""
+    file = tmp_path / "inputs.jsonl"
+    file.write_text('{"ticket_id": "T-1011"}\n{"ticket_id": "T-999999"}\n')
+    rows = console.remit(
+        "run", "support-triage", "--inputs-file", str(file), "--script", f"{SCRIPTS}#t-1011", "--json", code=1
+    ).json
+    assert [r.get("summary", "") for r in rows] == ["", "There is no ticket `T-999999`."]
+
+
+def test_dev_says_why_it_can_not_start(tmp_path: Path, dev: DevEngine) -> None:
+    """A folder that can't be made, a ledger that can't be opened and a port that is taken are one sentence each."""
+    (tmp_path / "file").write_text("")
+    where = Console(ROOT, {"REMIT_HOME": str(tmp_path / "file" / "x")})
+    assert "can't be written: Not a directory; set `REMIT_HOME`" in where.remit("dev", code=1).err
+    ledger = Console(ROOT, {"REMIT_HOME": str(tmp_path / "a"), "REMIT_LEDGER_URL": "sqlite://"})
+    assert ledger.remit("dev", code=1).err.startswith("remit: `REMIT_LEDGER_URL` ")
+    port = dev.console.env["TEMPORAL_ADDRESS"].rpartition(":")[2]
+    taken = Console(ROOT, {"REMIT_HOME": str(tmp_path / "b")})
+    assert taken.remit("dev", "--port", port, code=1).err == (
+        f"remit: Port {port} is taken; choose another one, or none to have a free one found.\n"
+    )
