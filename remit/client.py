@@ -223,7 +223,7 @@ class Remit:
         before = await self.describe(workflow_id)
         if before.status != WorkflowExecutionStatus.RUNNING:
             name = before.status.name.lower() if before.status else "closed"
-            if name == "completed":
+            if before.status == WorkflowExecutionStatus.COMPLETED:
                 name = before.typed_search_attributes.get(REMIT_STATUS) or name
             raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
         handle = self.handle(workflow_id)
