@@ -221,9 +221,9 @@ class Remit:
             Unavailable: no worker acknowledged in time; the signal stays and works as soon as one is back.
         """
         before = await self.describe(workflow_id)
-        if before.status != WorkflowExecutionStatus.RUNNING:
-            name = before.status.name.lower() if before.status else "closed"
-            if before.status == WorkflowExecutionStatus.COMPLETED:
+        name = before.status.name.lower() if before.status else "closed"
+        if name != "running":
+            if name == "completed":
                 name = before.typed_search_attributes.get(REMIT_STATUS) or name
             raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
         handle = self.handle(workflow_id)
