@@ -63,7 +63,7 @@ class ToolActivities:
                 if spec.effect != "read":
                     raise ToolRefusal("denied", f"`{spec.name}` writes; it can't be carried out as a read.")
                 if spec.facts:
-                    _bind(spec, args, await self._facts(spec, args, context), call.subject)
+                    spec.bind(args, await self._facts(spec, args, context), call.subject)
                 result = await spec.run(args, context)
             except RemitError as e:
                 return _refused(e, attempt)
@@ -118,7 +118,7 @@ class ToolActivities:
 
         def judge(subject_sum_cents: int) -> None:
             # Checked here and not before, so that the retry of a write that is already done gets its result.
-            _bind(spec, args, facts, capsule.subject)
+            spec.bind(args, facts, capsule.subject)
             spec.check(args, facts)
             verdict = authorize(
                 policy,
@@ -177,15 +177,6 @@ class ToolActivities:
         message = ToolMessage(call_id=call_id, name=tool, content=content)
         self._runs.wrote(capsule, slot, message.model_dump_json())
         return ToolOutcome(status="done", content=content, attempt=attempt)
-
-
-def _bind(spec: ToolSpec, args: Arguments, facts: ResourceFacts, subject: str) -> None:
-    """G1: what a call touches must belong to whom the run is for, as the vendor knows it."""
-    resource = spec.resource(args).id
-    if not facts.exists:
-        raise ToolRefusal("not_found", f"`{resource}` doesn't exist.")
-    if subject and facts.owner != subject:
-        raise ToolRefusal("not_subject", f"`{resource}` isn't what this run is for.")
 
 
 def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments) -> tuple[Intent, str]:

@@ -161,9 +161,6 @@ class Remit:
             except WorkflowQueryFailedError as e:
                 raise RunFailed(str(e)) from None
 
-    async def approvals(self, workflow_id: str) -> tuple[Approval, ...]:
-        return (await self.status(workflow_id)).approvals
-
     async def transcript(self, workflow_id: str) -> list[str]:
         """Every message of the run, as JSON text."""
         texts: list[str] = []

@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import JsonValue, TypeAdapter
 from rich.console import Console
@@ -21,7 +22,7 @@ from policies.models import Frozen
 from remit import render
 from remit.client import Remit, RunRow
 from remit.dev import prepare
-from remit.embedded import TemporalServer, TemporaryHome, WorkerProcess
+from remit.embedded import TemporalServer, WorkerProcess
 from remit.evidence import Evidence, Witness, prove
 from remit.issuer import DevIssuer
 from remit.scripts import read_script
@@ -65,8 +66,8 @@ async def play(*, keep: bool, as_json: bool) -> int:
     Raises:
         Unavailable: the engine didn't start, or the queue wasn't done in time.
     """
-    with TemporaryHome(keep=False) as folder:
-        demo = _Demo(folder.path, render.console(stderr=as_json))
+    with TemporaryDirectory(prefix="remit-", ignore_cleanup_errors=True) as folder:
+        demo = _Demo(Path(folder), render.console(stderr=as_json))
         try:
             await demo.start()
             summaries = await demo.work(live=not as_json)

@@ -9,12 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -24,7 +21,7 @@ from remit.connection import CONVERTER
 from remit.settings import ROOT
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["Process", "TemporalServer", "TemporaryHome", "WorkerProcess", "free_port", "temporal_binary"]
+__all__ = ["Process", "TemporalServer", "WorkerProcess", "free_port", "temporal_binary"]
 
 # The dev server's defaults poll each queue 20 times a second, which costs 50 ms a task; with these and WAL it doesn't.
 TUNING = tuple(f"history.{queue}ProcessorMaxPollRPS=2000" for queue in ("transfer", "timer", "visibility"))
@@ -183,18 +180,3 @@ class WorkerProcess(Process):
             {"TEMPORAL_ADDRESS": address, "REMIT_HOME": str(home.absolute()), **(env or {})},
             without,
         )
-
-
-class TemporaryHome:
-    """A fresh folder that is removed at the end, unless it is to be kept."""
-
-    def __init__(self, *, keep: bool) -> None:
-        self._keep = keep
-        self.path = Path(tempfile.mkdtemp(prefix="remit-"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        if not self._keep:
-            shutil.rmtree(self.path, ignore_errors=True)

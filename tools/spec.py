@@ -142,6 +142,18 @@ class ToolSpec:
         cents, currency = self.amount_fields
         return Money(cents=getattr(arguments, cents), currency=getattr(arguments, currency))
 
+    def bind(self, arguments: Arguments, facts: ResourceFacts, subject: str) -> None:
+        """G1: what a call touches must belong to whom the run is for, as the vendor knows it.
+
+        Raises:
+            ToolRefusal: `not_found` or `not_subject`.
+        """
+        resource = self.resource(arguments).id
+        if not facts.exists:
+            raise ToolRefusal("not_found", f"`{resource}` doesn't exist.")
+        if subject and facts.owner != subject:
+            raise ToolRefusal("not_subject", f"`{resource}` isn't what this run is for.")
+
     def check(self, arguments: Arguments, facts: ResourceFacts) -> None:
         """The business rules. Rules that fail refuse: workflow code would meet their error again and again.
 

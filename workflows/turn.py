@@ -119,19 +119,13 @@ class Turn:
         call = replace(call, recorded=recorded)
         try:
             if recorded:
-                self._bind(bound, recorded)
+                bound.spec.bind(bound.arguments, recorded.facts, self.capsule.subject)
+                bound.spec.check(bound.arguments, recorded.facts)
             verdict = self._verdict(bound, recorded)
         except ToolRefusal as e:
             return replace(call, refusal=e)
         refusal = ToolRefusal("denied", f"Policy: {verdict.reason}.") if verdict.decision == "deny" else None
         return replace(call, verdict=verdict, refusal=refusal)
-
-    def _bind(self, bound: Bound, recorded: RecordedFacts) -> None:
-        if not recorded.facts.exists:
-            raise ToolRefusal("not_found", f"`{bound.resource.id}` doesn't exist.")
-        if self.capsule.subject and recorded.facts.owner != self.capsule.subject:
-            raise ToolRefusal("not_subject", f"`{bound.resource.id}` isn't what this run is for.")
-        bound.spec.check(bound.arguments, recorded.facts)
 
     def _verdict(self, bound: Bound, recorded: RecordedFacts | None) -> Verdict:
         capsule, state = self.capsule, self.state
