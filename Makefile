@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint setup setup-dev lock histories clean
+.PHONY: demo test lint cost setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -35,6 +35,10 @@ setup-dev: .venv/.dev
 .venv/.dev: .venv/.run requirements-dev.lock
 	$(PIP) install --require-hashes -r requirements-dev.lock
 	@touch $@
+
+# What the checks cost a step: runs with and without them, in turns. For an idle machine.
+cost: setup-dev
+	$(BIN)/python -m tests.cost
 
 # Needs `uv`. No lock names a registry's host.
 UV := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet

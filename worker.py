@@ -17,6 +17,7 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.authority import AuthorityActivities, ModelConfig
+from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
@@ -32,6 +33,7 @@ from remit import telemetry
 from remit.apps import PACKAGE, assemble
 from remit.connection import connect
 from remit.issuer import DevIssuer, read_directory
+from remit.keyring import RootKeys
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
@@ -45,6 +47,7 @@ PURE = (
     PACKAGE,
     "policies",
     "tools",
+    "workflows.action",
     "workflows.inbox",
     "workflows.keys",
     "workflows.messages",
@@ -113,8 +116,16 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         strong_model=settings.model_strong,
         price=settings.declared_price,
     )
-    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, lambda: _directory(settings), models)
-    tool = ToolActivities(runs, ledger, catalog, connectors)
+    capabilities = Capabilities(
+        ledger,
+        RootKeys(settings.root_keys_path, env=settings.env),
+        settings.audience or f"{client.namespace}/{settings.task_queue}",
+        settings.capability_seconds,
+    )
+    authority = AuthorityActivities(
+        runs, library, catalog, connectors, corpora, lambda: _directory(settings), models, capabilities
+    )
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger)
     return Worker(
@@ -123,6 +134,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         workflows=[AgentRun],
         activities=[
             authority.admit,
+            authority.mint_capability,
             model.call_model,
             tool.read_facts,
             tool.read_tool,
@@ -159,6 +171,7 @@ async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight."""
     log = structlog.get_logger("remit.worker")
     assemble(settings, ROOT).check()
+    RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     ledger = Ledger(settings.ledger)
     ledger.migrate()
     client = await connect(settings, [*telemetry.traces(settings)])

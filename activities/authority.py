@@ -1,24 +1,28 @@
 """`admit`: who the agent is, what it is pinned to, whom the run is for. The only place where a run's authority comes from."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import prices
+from activities.capabilities import Capabilities, RunToAdmit
 from activities.library import AgentFile, Library
+from activities.proposal import ApprovalNeeded, Proposal
 from activities.runs import Runs
 from policies.canonical import digest
-from policies.errors import InvalidInput, MissingKey, NotFound, RemitError
+from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, ToolRefusal
 from policies.identity import Directory
-from policies.models import Frozen
+from policies.models import Frozen, ResourceFacts
 from policies.routing import ModelChoice, Price, Route
 from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, PinnedTool
+from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool, RecordedFacts
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -57,6 +61,7 @@ class AuthorityActivities:
         corpora: Corpora,
         directory: Callable[[], Directory],
         models: ModelConfig,
+        capabilities: Capabilities,
     ) -> None:
         self._runs = runs
         self._library = library
@@ -65,16 +70,47 @@ class AuthorityActivities:
         self._corpora = corpora
         self._directory = directory
         self._models = models
+        self._capabilities = capabilities
 
     @activity.defn(name="admit")
     async def admit(self, admission: Admission) -> Capsule:
         """Check the request and pin everything that the run depends on. A refusal fails the run with one sentence."""
         try:
             capsule = await self._capsule(admission)
+            if capsule.capability:
+                tools = tuple(self._catalog.get(t.name).id for t in capsule.tools)
+                await asyncio.to_thread(self._capabilities.mint_reads, capsule, capsule.capability, tools)
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+        except SQLAlchemyError as e:
+            raise _no_ledger(e) from None
         self._runs.admitted(capsule)
         return capsule
+
+    @activity.defn(name="mint_capability")
+    async def mint_capability(self, call: MintCapability) -> Minted:
+        """Mint the run's capability for its reads anew, or one for a single write, which is checked as it will be beside it."""
+        try:
+            return await asyncio.to_thread(self._mint, call, str(activity.info().workflow_id))
+        except ToolRefusal as e:
+            raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
+        except ApprovalNeeded:
+            raise ApplicationError("More people must approve.", type="approval_required", non_retryable=True) from None
+        except RemitError as e:
+            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+        except SQLAlchemyError as e:
+            raise _no_ledger(e) from None
+
+    def _mint(self, call: MintCapability, workflow_id: str) -> Minted:
+        capsule = call.capsule
+        self._capabilities.check_admitted(capsule, workflow_id)
+        if call.write is None:
+            tools = tuple(self._catalog.get(t.name).id for t in capsule.tools)
+            return self._capabilities.mint_reads(capsule, self._capabilities.promise(), tools)
+        recorded = call.recorded or RecordedFacts(facts=ResourceFacts())
+        proposal = Proposal.of(capsule, call.write, self._catalog, workflow_id)
+        proposal.judge(self._catalog.cedar_schema, recorded.facts, recorded.subject_sum_cents)
+        return self._capabilities.mint_write(capsule, proposal.action, proposal.amount)
 
     async def _capsule(self, admission: Admission) -> Capsule:
         agent = self._library.agent(admission.agent)
@@ -86,22 +122,27 @@ class AuthorityActivities:
             directory.person(admission.requester)  # G3: whoever asks must be known by the name that would approve
         bundle = self._library.bundle(agent.policy)
         route = self._route(agent, scripted=admission.scripted)
-        specs = self._library.specs(agent)
+        info = activity.info()
+        workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
+        subject = await self._subject(agent, admission)
+        run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
+        delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
+        handed = [self._catalog.specs[d.tool] for d in delegations if d.tool in self._catalog.specs]
+        specs = list({s.name: s for s in (*self._library.specs(agent), *handed)}.values())
         tools = tuple(PinnedTool(name=s.name, version=s.version, digest=s.digest) for s in specs)
         corpus_digest = self._corpora.digest(agent.corpus) if agent.corpus else ""
-        info = activity.info()
         return Capsule(
             run_id=admission.run_id,
-            workflow_id=str(info.workflow_id),
+            workflow_id=workflow_id,
             agent=agent.identity,
             requester=admission.requester,
-            subject=await self._subject(agent, admission),
+            subject=subject,
             prompt=agent.prompt,
             tools=tools,
             catalog_digest=self._catalog.digest,
             bundle=bundle,
             limits=self._library.limits(agent, bundle),
-            approver_roles=bundle.limits().approvals.roles,
+            approver_roles=roles,
             route=route,
             corpus=agent.corpus,
             directory=directory,
@@ -116,6 +157,8 @@ class AuthorityActivities:
                 }
             ),
             admitted_at=int(time.time()),
+            capability=self._capabilities.promise(),
+            delegations=tuple(d for d in delegations if d.tool not in agent.tools),
         )
 
     async def _subject(self, agent: AgentFile, admission: Admission) -> str:
@@ -146,3 +189,8 @@ class AuthorityActivities:
                 raise InvalidInput(f"Agent `{agent.name}` has no model for `{config.provider}` in its route.")
             prices.check(choice)
         return Route(models=models)
+
+
+def _no_ledger(error: SQLAlchemyError) -> ApplicationError:
+    # Tried again: no ledger, no capability, and so no write.
+    return ApplicationError(f"The ledger can't be reached: {type(error).__name__}.", type="ledger_unavailable")

@@ -2,51 +2,52 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Coroutine, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.capabilities import Capabilities
 from activities.heartbeat import beating
-from activities.ledger.store import Effect, Intent, Ledger, run_scope
+from activities.ledger.store import Effect, Ledger, run_scope
+from activities.proposal import ApprovalNeeded, Proposal
 from activities.runs import Runs
-from policies import approvals
-from policies.approvals import Action
-from policies.authorize import authorize
-from policies.bundle import compile_policy
-from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
-from policies.models import ActionFacts, ResourceFacts, RunFacts
+from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
-from workflows.keys import idempotency_key
-from workflows.messages import Capsule, ExecuteTool, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
+from workflows.messages import ExecuteTool, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
 
 __all__ = ["ToolActivities"]
-
-
-class ApprovalNeeded(Exception):
-    """The sum that the verdict rests on has risen; people must approve first."""
-
-    def __init__(self, subject_sum_cents: int) -> None:
-        self.subject_sum_cents = subject_sum_cents
 
 
 class ToolActivities:
     """Tools over the connectors of this worker, with the ledger beside every write."""
 
-    def __init__(self, runs: Runs, ledger: Ledger, catalog: Catalog, connectors: Mapping[type[Connector], Connector]) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        ledger: Ledger,
+        capabilities: Capabilities,
+        catalog: Catalog,
+        connectors: Mapping[type[Connector], Connector],
+    ) -> None:
         self._runs = runs
         self._ledger = ledger
+        self._capabilities = capabilities
         self._catalog = catalog
         self._connectors = connectors
 
     @activity.defn(name="read_facts")
     async def read_facts(self, call: ReadFacts) -> RecordedFacts:
         """What the connector and the ledger say of the resource of a write, before it is judged."""
-        spec = self._catalog.get(call.tool)
-        args = spec.parse(call.arguments)
+        try:
+            spec = self._catalog.get(call.tool)
+            args = spec.parse(call.arguments)
+            await self._check_read(call, spec, args)
+        except ToolRefusal as e:
+            raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
         total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
         return RecordedFacts(facts=facts, subject_sum_cents=total)
@@ -62,6 +63,7 @@ class ToolActivities:
                 args = spec.parse(call.arguments)
                 if spec.effect != "read":
                     raise ToolRefusal("denied", f"`{spec.name}` writes; it can't be carried out as a read.")
+                await self._check_read(call, spec, args)
                 if spec.facts:
                     spec.bind(args, await self._facts(spec, args, context), call.subject)
                 result = await spec.run(args, context)
@@ -76,18 +78,15 @@ class ToolActivities:
             attempt = activity.info().attempt
             try:
                 capsule = await self._runs.capsule(call.capsule)
-                spec = self._catalog.get(call.tool)
-                args = spec.parse(call.arguments)
-                intent, action_digest = _intent(capsule, call, spec, args)
-                if action_digest != call.action_digest:
-                    raise ToolRefusal("action_changed", "The action isn't the one that was authorized.")
+                proposal = Proposal.of(capsule, call, self._catalog, _workflow_id())
                 context = ToolContext(
                     subject=capsule.subject,
                     connectors=self._connectors,
                     idempotency_key=call.idempotency_key,
                     corpus=capsule.corpus,
                 )
-                effect = await self._reserve(capsule, call, spec, args, context, intent)
+                spec, args = proposal.spec, proposal.arguments
+                effect = await self._reserve(proposal, context)
                 if effect.state == "done":
                     return self._done(call.capsule, call.slot, call.call_id, spec.name, effect.outcome, attempt)
                 if effect.state == "failed":
@@ -108,43 +107,42 @@ class ToolActivities:
                 raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
         return self._done(call.capsule, call.slot, call.call_id, spec.name, outcome, attempt)
 
-    async def _reserve(
-        self, capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments, context: ToolContext, intent: Intent
-    ) -> Effect:
-        """The ledger's answer, after the contextual checks and with the policy judged again inside the transaction."""
-        facts = await self._facts(spec, args, context)
-        approved = _approved(capsule, call)
-        policy = compile_policy(capsule.bundle, self._catalog.cedar_schema)
+    async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
+        """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
+        facts = await self._facts(proposal.spec, proposal.arguments, context)
+        uncovered = await asyncio.to_thread(self._uncovered, proposal)
 
         def judge(subject_sum_cents: int) -> None:
-            # Checked here and not before, so that the retry of a write that is already done gets its result.
-            spec.bind(args, facts, capsule.subject)
-            spec.check(args, facts)
-            verdict = authorize(
-                policy,
-                ActionFacts(
-                    agent=capsule.agent,
-                    tool=spec.name,
-                    resource=spec.resource(args),
-                    arguments=args.model_dump(mode="json", exclude_none=True),
-                    run=RunFacts(
-                        subject=capsule.subject,
-                        calls_used=call.calls_used,
-                        approvals=approved,
-                        model_tier=call.model_tier,
-                        assurance=capsule.agent.assurance,
-                        tainted=call.tainted,
-                        subject_sum_cents=subject_sum_cents,
-                    ),
-                    facts=facts,
-                ),
-            )
-            if verdict.decision == "require_approval" and verdict.approvals_required > approved:
-                raise ApprovalNeeded(subject_sum_cents)
-            if verdict.decision != "allow":
-                raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
+            # Raised here and not before, so that the retry of a write that is already done gets its result.
+            if uncovered:
+                raise uncovered
+            proposal.judge(self._catalog.cedar_schema, facts, subject_sum_cents)
 
-        return await asyncio.to_thread(self._ledger.reserve, intent, [run_scope(capsule.run_id)], judge)
+        scopes = [run_scope(proposal.capsule.run_id)]
+        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, scopes, judge)
+
+    def _uncovered(self, proposal: Proposal) -> ToolRefusal | None:
+        """G1: why the call's capability doesn't cover exactly this action; None when it does."""
+        capsule = proposal.capsule
+        try:
+            self._capabilities.check_write(
+                proposal.call.capability, capsule.workflow_id, capsule, proposal.action, proposal.amount
+            )
+        except ToolRefusal as e:
+            return e
+        return None
+
+    async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
+        await asyncio.to_thread(
+            self._capabilities.check_read,
+            call.capability,
+            workflow_id=_workflow_id(),
+            capsule=call.capsule,
+            subject=call.subject,
+            corpus=call.corpus,
+            tool=spec.id,
+            resource=str(spec.resource(args)),
+        )
 
     async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> str:
         """Send the effect and record what became of it."""
@@ -179,59 +177,9 @@ class ToolActivities:
         return ToolOutcome(status="done", content=content, attempt=attempt)
 
 
-def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments) -> tuple[Intent, str]:
-    """What is to be done, derived again from the arguments and the capsule, and its digest."""
-    arguments = args.model_dump(mode="json")
-    action = Action(
-        run_id=capsule.run_id,
-        agent=capsule.agent.id,
-        subject=capsule.subject,
-        tool=spec.id,
-        resource=spec.resource(args),
-        arguments=arguments,
-        policy_digest=capsule.bundle.digest,
-        idempotency_key=idempotency_key(capsule.workflow_id, call.step, call.index, spec.id, arguments),
-    )
-    if spec.idempotency is None or action.idempotency_key != call.idempotency_key:
-        raise ToolRefusal("action_changed", "The idempotency key isn't that of this action.")
-    digest = approvals.action_digest(action)
-    return (
-        Intent(
-            idempotency_key=action.idempotency_key,
-            run_id=action.run_id,
-            workflow_id=capsule.workflow_id,
-            agent=capsule.agent.name,
-            tool=spec.id,
-            resource=action.resource,
-            subject=action.subject,
-            amount=spec.amount(args),
-            action_digest=digest,
-            approvers=call.approval.approvers if call.approval else (),
-            strategy=spec.idempotency,
-        ),
-        digest,
-    )
-
-
-def _approved(capsule: Capsule, call: ExecuteTool) -> int:
-    """G3: how many different people approved exactly this action, each signature verified again."""
-    approval = call.approval
-    if approval is None:
-        return 0
-    if approval.request.action_digest != call.action_digest:
-        raise ToolRefusal("action_changed", "The approval is for another action.")
-    if time.time() >= approval.request.expires_at:
-        raise ToolRefusal("approval_expired", "The approval expired before the action could start.")
-    try:
-        return approvals.quorum(
-            approval.decisions,
-            request=approval.request.model_copy(update={"roles": capsule.approver_roles}),
-            run_id=capsule.run_id,
-            directory=capsule.directory,
-            barred=frozenset({capsule.requester, capsule.agent.id}),
-        )
-    except ApprovalRefused as e:
-        raise ToolRefusal(e.reason, e.message) from None
+def _workflow_id() -> str:
+    """The caller, as the server says."""
+    return str(activity.info().workflow_id)
 
 
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:

@@ -110,6 +110,7 @@ class RunFacts(Frozen):
         assurance: of the agent's identity.
         tainted: text from outside was read earlier in the run.
         subject_sum_cents: amounts of this tool for this subject in the last 24 h: reserved, sent, done and unknown.
+        delegated: a person handed the agent this tool for this run.
     """
 
     subject: str
@@ -119,6 +120,7 @@ class RunFacts(Frozen):
     assurance: int
     tainted: bool
     subject_sum_cents: int
+    delegated: bool = False
 
 
 class ActionFacts(Frozen):

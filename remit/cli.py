@@ -13,6 +13,7 @@ import typer
 from policies.approvals import Approval, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
+from remit.authority import capabilities, delegate, keys
 from remit.client import Remit, RunRow
 from remit.connection import connect
 from remit.effects import effects
@@ -33,6 +34,9 @@ app = typer.Typer(
 policy = typer.Typer(no_args_is_help=True, help="Policy bundles.")
 app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
+app.add_typer(capabilities, name="capabilities")
+app.add_typer(keys, name="keys")
+app.command()(delegate)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
@@ -358,8 +362,14 @@ def agents(as_json: AsJson = False, app_dir: AppDir = None) -> None:
     render.console().print(
         render.table(
             "",
-            ("Agent", "Owner", "Mode", "Status", "Policy", "Tools"),
-            ((a.name, a.owner, a.mode, a.status, a.policy, ", ".join(a.tools)) for a in found),
+            ("Agent", "Identity", "Owner", "Role", "Mode", "Status", "Assurance", "Policy", "Tools", "Scopes"),
+            (
+                (
+                    *(a.name, a.id, a.owner, a.role, a.mode, a.status, str(a.assurance), a.policy),
+                    *(", ".join(a.tools), ", ".join(a.scopes)),
+                )
+                for a in found
+            ),
         )
     )
 

@@ -11,7 +11,7 @@ from remit import render
 from remit.issuer import DevIssuer, read_directory
 from remit.settings import Settings, load
 
-__all__ = ["effects"]
+__all__ = ["decider", "effects"]
 
 effects = typer.Typer(help="The writes that the ledger knows.", invoke_without_command=True)
 REASON_LENGTH = 500
@@ -57,13 +57,13 @@ def resolve(
 
     settings = load()
     with existing(settings.ledger) as ledger:
-        person = _person(settings, who)
+        person = decider(settings, who)
         effect = ledger.resolve(key, happened=happened, by=person.sub, reason=reason)
     counts = "counts towards the sums" if happened else "counts no more"
     print(f"{key} is {effect.state}, says {person.sub}; it {counts}.")
 
 
-def _person(settings: Settings, who: str) -> Person:
+def decider(settings: Settings, who: str) -> Person:
     """The person called `who`.
 
     Raises:

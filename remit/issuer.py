@@ -1,12 +1,8 @@
 """The embedded identity: a dev issuer with people and their keys under `.remit/`. Never for production."""
 
-import fcntl
 import json
-import os
 import secrets
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +14,7 @@ from policies.approvals import ApprovalRequest, DecisionClaims, sign_decision
 from policies.bundle import explain
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person, PublicKey
+from remit.files import locked, write_private
 
 __all__ = ["PEOPLE", "DevIssuer", "read_directory"]
 
@@ -61,17 +58,17 @@ class DevIssuer:
     def ensure(self) -> Directory:
         """The directory of the dev people, made with their keys at the first call; safe from several processes at once."""
         self._keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(self._keys / ".lock"):
+        with locked(self._keys / ".lock"):
             if not (self._home / "directory.json").exists():
                 people = tuple(self._person(sub, roles) for sub, roles in PEOPLE.items())
-                _write(self._home / "directory.json", Directory(people=people).model_dump_json(indent=2))
+                write_private(self._home / "directory.json", Directory(people=people).model_dump_json(indent=2))
         return read_directory(self._home)
 
     def _person(self, sub: str, roles: tuple[str, ...]) -> Person:
         kid = f"{sub.partition('@')[0]}-{secrets.token_hex(4)}"
         key = OKPKey.generate_key("Ed25519", {"kid": kid})
         private = key.as_dict(private=True)
-        _write(self._keys / f"{sub}.json", json.dumps(private))
+        write_private(self._keys / f"{sub}.json", json.dumps(private))
         return Person(sub=sub, roles=roles, keys=(PublicKey(kid=kid, x=str(private["x"])),))
 
     def resolve(self, who: str) -> Person:
@@ -84,6 +81,19 @@ class DevIssuer:
         short = [p for p in directory.people if p.sub.partition("@")[0] == who]
         return short[0] if len(short) == 1 else directory.person(who)
 
+    def key(self, who: str) -> tuple[Person, OKPKey]:
+        """The person called `who`, and their private key.
+
+        Raises:
+            NotFound: nobody is called `who`.
+            InvalidInput: their key is missing.
+        """
+        person = self.resolve(who)
+        try:
+            return person, OKPKey.import_key(json.loads((self._keys / f"{person.sub}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, JoseError):
+            raise InvalidInput(f"The dev issuer holds no key of `{person.sub}`; delete `{self._home}` to start over.") from None
+
     def sign(
         self, who: str, *, request: ApprovalRequest, run_id: str, decision: Literal["approve", "reject"], reason: str
     ) -> str:
@@ -93,11 +103,7 @@ class DevIssuer:
             NotFound: nobody is called `who`.
             InvalidInput: their key is missing, or `reason` is too long.
         """
-        person = self.resolve(who)
-        try:
-            key = OKPKey.import_key(json.loads((self._keys / f"{person.sub}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, JoseError):
-            raise InvalidInput(f"The dev issuer holds no key of `{person.sub}`; delete `{self._home}` to start over.") from None
+        _, key = self.key(who)
         now = int(time.time())
         try:
             claims = DecisionClaims(
@@ -113,18 +119,3 @@ class DevIssuer:
         except ValidationError as e:
             raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
         return sign_decision(claims, key)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    partial = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    partial.replace(path)
-
-
-@contextmanager
-def _locked(path: Path) -> Generator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -9,14 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from activities.ledger.rows import Effect
+from activities.ledger.rows import Capability, Effect
 from policies.approvals import Approval
 from policies.models import Money
 from remit.client import RunRow
 from workflows.messages import RunSummary
 from workflows.view import usd
 
-__all__ = ["STATUS_STYLE", "approvals", "clock", "console", "effects", "print_json", "runs", "show", "table"]
+__all__ = ["STATUS_STYLE", "approvals", "capabilities", "clock", "console", "effects", "print_json", "runs", "show", "table"]
 
 PIPED_WIDTH = 200
 """Where nobody looks, lines are long: what is piped into `grep` must not be folded."""
@@ -120,6 +121,27 @@ def effects(rows: Sequence[Effect]) -> Table:
                 escape(e.outcome),
             )
             for e in rows
+        ),
+    )
+
+
+def capabilities(rows: Sequence[Capability]) -> Table:
+    def amount(row: Capability) -> str:
+        return str(Money(cents=row.ceiling_cents, currency=row.currency)) if row.currency else ""
+
+    def state(row: Capability) -> str:
+        if row.revoked_at is not None:
+            return f"revoked by {row.revoked_by}: {row.revoked_reason}"
+        return ("until " if row.expires_at > time.time() else "ended ") + clock(row.expires_at)
+
+    return table(
+        "",
+        ("Capability", "Kind", "Agent", "Tools", "For", "On", "At most", "By", "State"),
+        (
+            tuple(
+                escape(text) for text in (r.id, r.kind, r.agent, r.tools, r.subject, r.resource, amount(r), r.issuer, state(r))
+            )
+            for r in rows
         ),
     )
 

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
         home: where the embedded parts keep their files.
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
+        root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        audience: the workers whose capabilities these are; by default the namespace and the task queue.
+        capability_seconds: how long a capability lives.
         provider: `openai` or `anthropic`; by default the one whose key is set.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
         stripe_invoices: whether an account has Stripe invoices, or an invoice stands for a charge.
@@ -37,6 +40,9 @@ class Settings(BaseSettings):
     task_queue: str = "remit"
     ledger_url: str = ""
     business: Path | None = None
+    root_keys: Path | None = None
+    audience: str = ""
+    capability_seconds: int = Field(default=600, ge=30, le=86_400)
     provider: Literal["", "openai", "anthropic"] = ""
     model: str = ""
     model_strong: str = ""
@@ -66,6 +72,10 @@ class Settings(BaseSettings):
     @property
     def business_path(self) -> Path:
         return self.business or self.home / "business.db"
+
+    @property
+    def root_keys_path(self) -> Path:
+        return self.root_keys or self.home / "root-keys.json"
 
     @property
     def model_provider(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import worker
 from remit.embedded import TemporalServer
@@ -16,6 +17,8 @@ from tests.engine import Engine
 from tests.postgres import PostgresServer
 from tools.connectors import sandbox
 
+settings.register_profile("remit", deadline=None)  # how fast a machine is proves nothing
+settings.load_profile("remit")
 _status = 0
 
 

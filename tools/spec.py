@@ -4,6 +4,7 @@ import inspect
 from abc import ABC
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -112,7 +113,7 @@ class ToolSpec:
         """JSON Schema of the arguments, as models see it."""
         return self.arguments.model_json_schema()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Changes when anything that a model, a policy or a reviewer relies on changes."""
         return digest(

@@ -34,8 +34,10 @@ from workflows.messages import (
     CallModel,
     Capsule,
     Decided,
+    ExecuteTool,
     FinalAnswer,
     KillState,
+    MintCapability,
     ModelTurn,
     RunResult,
     RunSummary,
@@ -54,6 +56,7 @@ __all__ = ["AgentRun"]
 MAX_APPROVAL_ROUNDS = 3
 STRONG = 2
 DECIDE_AGAIN = "decide_again"
+RENEW_SECONDS = 60
 
 
 class Halted(Exception):
@@ -182,6 +185,7 @@ class AgentRun:
             self._check()
             self._charge(answer)
             requests = Turn.requests(answer.message)
+            await self._renew(bool(requests))
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
             turn = Turn(state, capsule, registry.current(), charged.tool_calls)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
@@ -192,6 +196,17 @@ class AgentRun:
             state.usage = charged
             state.append(answer.message)
             return answer.message, turn, list(calls)
+
+    async def _renew(self, needed: bool) -> None:
+        """Mint the capability for reads anew before it ends."""
+        minted = self._state.minted
+        if not needed or minted is None or minted.expires_at - RENEW_SECONDS > self._now():
+            return
+        with contextlib.suppress(ActivityError):  # the old one then says that it has expired
+            self._state.capability = await ports.mint_capability(
+                MintCapability(capsule=self._capsule), summary="capability for reads"
+            )
+        self._check()
 
     def _charge(self, answer: ModelTurn) -> None:
         state = self._state
@@ -307,14 +322,16 @@ class AgentRun:
 
     async def _write(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
         """Approve as often as the sums outside demand it, then execute."""
-        amount = f" {bound.amount}" if bound.amount else ""
+        summary = f"{bound.spec.name} {bound.resource.id}" + (f" {bound.amount}" if bound.amount else "")
         for rounds in range(MAX_APPROVAL_ROUNDS):
             approval: Approval | None = None
             if call.verdict and call.verdict.decision == "require_approval":
                 approval = await self._approve(turn, call, bound, rounds)
-            outcome = await ports.execute_tool(
-                turn.write(call, bound, approval), attempts=attempts, summary=f"{bound.spec.name} {bound.resource.id}{amount}"
-            )
+            write = await self._capable(turn.write(call, bound, approval), call)
+            outcome = await ports.execute_tool(write, attempts=attempts, summary=summary)
+            if outcome.reason == "capability_expired":  # no worker was there to take it up in time
+                write = await self._capable(write, call)
+                outcome = await ports.execute_tool(write, attempts=attempts, summary=summary)
             if approval and outcome.status == "done":
                 self._state.settle(approval.request.approval_id, "consumed")
                 self._publish()  # a sibling may still wait for people: what is already done must show
@@ -331,6 +348,26 @@ class AgentRun:
                 # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
                 raise ToolRefusal(DECIDE_AGAIN, "The sums for this subject have risen; decide anew whether this is right.")
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
+
+    async def _capable(self, write: ExecuteTool, call: Call) -> ExecuteTool:
+        """The write with a capability that was minted for it, after all who must approve it have.
+
+        Raises:
+            ToolRefusal: none is minted; nothing was written.
+        """
+        if self._capsule.capability is None:
+            return write  # admitted before there were capabilities: it will be refused beside the side effect
+        try:
+            minted = await ports.mint_capability(
+                MintCapability(capsule=self._capsule, write=write, recorded=call.recorded),
+                summary=f"capability for {write.tool}",
+            )
+        except ActivityError as e:
+            self._check()
+            cause = e.cause if isinstance(e.cause, ApplicationError) else None
+            raise ToolRefusal((cause and cause.type) or "unavailable", cause.message if cause else "No capability.") from None
+        self._check()
+        return write.model_copy(update={"capability": minted.id})
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
 

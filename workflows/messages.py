@@ -32,10 +32,13 @@ __all__ = [
     "CallModel",
     "Capsule",
     "Decided",
+    "Delegation",
     "ExecuteTool",
     "FinalAnswer",
     "KillState",
     "Message",
+    "MintCapability",
+    "Minted",
     "ModelTurn",
     "PinnedTool",
     "ReadFacts",
@@ -158,8 +161,35 @@ class PinnedTool(Frozen):
     digest: str
 
 
+class Minted(Frozen):
+    """A capability, by its id in the ledger; its token is in no history. `expires_at` in Unix seconds."""
+
+    id: str
+    expires_at: int
+
+
+class Delegation(Frozen):
+    """A tool that a person handed the agent for this run. `expires_at` in Unix seconds.
+
+    Attributes:
+        ceiling: the most that the run may move with it, all calls together.
+        by: the person, whose key `key_id` signed it.
+    """
+
+    id: str
+    tool: str
+    ceiling: Money | None
+    by: str
+    key_id: str
+    expires_at: int
+
+
 class Capsule(Frozen):
-    """Everything a run is pinned to, fixed at admission and held once in its history. Times are Unix seconds."""
+    """Everything a run is pinned to, fixed at admission and held once in its history. Times are Unix seconds.
+
+    Attributes:
+        capability: the first one of the run, for its reads; the proof that a worker admitted it.
+    """
 
     run_id: str
     workflow_id: str
@@ -177,10 +207,18 @@ class Capsule(Frozen):
     directory: Directory
     release: str
     admitted_at: int
+    capability: Minted | None = None
+    delegations: tuple[Delegation, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        return digest(self)
+        content = self.model_dump(mode="json")
+        # Absent, they don't count: a capsule from before they existed keeps its digest.
+        return digest({k: v for k, v in content.items() if v or k not in ("capability", "delegations")})
+
+    def delegation(self, tool: str) -> Delegation | None:
+        """The permission to use `tool` that a person gave for this run."""
+        return next((d for d in self.delegations if d.tool == tool), None)
 
 
 class Admission(Frozen):
@@ -228,6 +266,9 @@ class ReadFacts(Frozen):
     subject: str
     tool: str
     arguments: str
+    capsule: str = ""
+    corpus: str = ""
+    capability: str = ""
 
 
 class RecordedFacts(Frozen):
@@ -247,6 +288,7 @@ class ReadTool(Frozen):
     arguments: str
     call_id: str
     slot: int
+    capability: str = ""
 
 
 class ExecuteTool(Frozen):
@@ -265,6 +307,15 @@ class ExecuteTool(Frozen):
     model_tier: int
     tainted: bool
     approval: Approval | None = None
+    capability: str = ""
+
+
+class MintCapability(Frozen):
+    """Input of `mint_capability`: the run's reads, or with `write` that one write, after it was approved."""
+
+    capsule: Capsule
+    write: ExecuteTool | None = None
+    recorded: RecordedFacts | None = None
 
 
 class ToolOutcome(Frozen):

@@ -6,7 +6,7 @@ from typing import TypedDict
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
-__all__ = ["ADMIT", "KILL", "MODEL", "READ", "ActivityOptions", "LocalOptions", "slow_read", "write"]
+__all__ = ["ADMIT", "KILL", "MINT", "MODEL", "READ", "ActivityOptions", "LocalOptions", "slow_read", "write"]
 
 
 class LocalOptions(TypedDict):
@@ -37,6 +37,9 @@ MODEL: ActivityOptions = {
 }
 
 READ: LocalOptions = {"start_to_close_timeout": timedelta(seconds=10), "retry_policy": _retry(4, initial=0.1, longest=1.0)}
+
+# No ledger, no capability: it waits some twenty seconds for one.
+MINT: LocalOptions = {"start_to_close_timeout": timedelta(seconds=10), "retry_policy": _retry(10, initial=0.1, longest=4.0)}
 
 # G4: the kill row must land, however long the ledger is away.
 KILL: ActivityOptions = {

@@ -1,6 +1,9 @@
 """Typed stubs of the activities: all that workflow code may call. A test compares each with its implementation."""
 
+from typing import TypeVar
+
 from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError
 
 from workflows import options
 from workflows.messages import (
@@ -9,6 +12,8 @@ from workflows.messages import (
     Capsule,
     ExecuteTool,
     KillState,
+    MintCapability,
+    Minted,
     ModelTurn,
     ReadFacts,
     ReadTool,
@@ -17,7 +22,9 @@ from workflows.messages import (
     WriteKill,
 )
 
-__all__ = ["admit", "call_model", "execute_tool", "read_facts", "read_tool", "write_kill"]
+__all__ = ["admit", "call_model", "execute_tool", "mint_capability", "read_facts", "read_tool", "write_kill"]
+
+T = TypeVar("T")
 
 
 async def admit(arg: Admission, *, summary: str) -> Capsule:
@@ -28,13 +35,17 @@ async def call_model(arg: CallModel, *, summary: str) -> ModelTurn:
     return await workflow.execute_activity("call_model", arg, result_type=ModelTurn, summary=summary, **options.MODEL)
 
 
+async def mint_capability(arg: MintCapability, *, summary: str) -> Minted:
+    return await _local("mint_capability", arg, Minted, summary, options.MINT)
+
+
 async def read_facts(arg: ReadFacts, *, summary: str) -> RecordedFacts:
-    return await workflow.execute_local_activity("read_facts", arg, result_type=RecordedFacts, summary=summary, **options.READ)
+    return await _local("read_facts", arg, RecordedFacts, summary, options.READ)
 
 
 async def read_tool(arg: ReadTool, *, fast: bool, attempts: int, summary: str) -> ToolOutcome:
     if fast:
-        return await workflow.execute_local_activity("read_tool", arg, result_type=ToolOutcome, summary=summary, **options.READ)
+        return await _local("read_tool", arg, ToolOutcome, summary, options.READ)
     return await workflow.execute_activity(
         "read_tool", arg, result_type=ToolOutcome, summary=summary, **options.slow_read(attempts)
     )
@@ -48,3 +59,19 @@ async def execute_tool(arg: ExecuteTool, *, attempts: int, summary: str) -> Tool
 
 async def write_kill(arg: WriteKill, *, summary: str) -> KillState:
     return await workflow.execute_activity("write_kill", arg, result_type=KillState, summary=summary, **options.KILL)
+
+
+async def _local(name: str, arg: object, result: type[T], summary: str, how: options.LocalOptions) -> T:
+    """A local activity that fails as the others do: its own error would come bare, without the `ActivityError` around it."""
+    try:
+        return await workflow.execute_local_activity(name, arg, result_type=result, summary=summary, **how)
+    except ApplicationError as e:
+        raise ActivityError(
+            f"`{name}` failed",
+            scheduled_event_id=0,
+            started_event_id=0,
+            identity="",
+            activity_type=name,
+            activity_id="",
+            retry_state=None,
+        ) from e

@@ -14,6 +14,7 @@ from workflows.messages import (
     Capsule,
     KillState,
     Message,
+    Minted,
     Refused,
     RunResult,
     RunSummary,
@@ -43,6 +44,7 @@ class RunState(BaseModel):
         failures: failed tries in a row, by tool.
         identical: how often each call was made, by digest of tool and arguments.
         nonces: of decisions that counted, so that a repeated one changes nothing.
+        capability: the newest one for reads, when the run's first has been minted anew.
         deadline: Unix seconds at which the run's wall time is over.
     """
 
@@ -69,6 +71,7 @@ class RunState(BaseModel):
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    capability: Minted | None = None
     deadline: int = 0
     stopped_by: str = ""
     summary: str = ""
@@ -140,6 +143,15 @@ class RunState(BaseModel):
     @property
     def limits(self) -> UsageLimits:
         return self.capsule.limits if self.capsule else UsageLimits()
+
+    @property
+    def minted(self) -> Minted | None:
+        """The capability for reads; None in a run that was admitted before there were any."""
+        return self.capability or (self.capsule.capability if self.capsule else None)
+
+    @property
+    def capability_id(self) -> str:
+        return self.minted.id if self.minted else ""
 
     @property
     def pending(self) -> list[Approval]:

@@ -8,10 +8,10 @@ from policies.approvals import Action, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
-from policies.models import ActionFacts, Money, ResourceRef, RunFacts, Verdict
+from policies.models import Money, ResourceRef, Verdict
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
-from workflows.keys import idempotency_key
+from workflows.action import action_of, facts_of
 from workflows.messages import (
     FINAL_ANSWER,
     AssistantMessage,
@@ -109,7 +109,15 @@ class Turn:
         """What must be asked of the world before `call` can be judged; only writes need it."""
         if call.bound is None or call.bound.spec.effect == "read":
             return None
-        return ReadFacts(subject=self.capsule.subject, tool=call.bound.spec.name, arguments=call.request.arguments)
+        capsule = self.capsule
+        return ReadFacts(
+            subject=capsule.subject,
+            tool=call.bound.spec.name,
+            arguments=call.request.arguments,
+            capsule=capsule.digest,
+            corpus=capsule.corpus,
+            capability=self.state.capability_id,
+        )
 
     def judge(self, call: Call, recorded: RecordedFacts | None) -> Call:
         """The call with its verdict: the subject binding, the business rules, then the policy."""
@@ -131,37 +139,22 @@ class Turn:
         capsule, state = self.capsule, self.state
         return authorize(
             compile_policy(capsule.bundle, self.catalog.cedar_schema),
-            ActionFacts(
-                agent=capsule.agent,
-                tool=bound.spec.name,
-                resource=bound.resource,
-                arguments=bound.arguments.model_dump(mode="json", exclude_none=True),
-                run=RunFacts(
-                    subject=capsule.subject,
-                    calls_used=self.calls_used,
-                    approvals=0,
-                    model_tier=state.tier,
-                    assurance=capsule.agent.assurance,
-                    tainted=state.tainted,
-                    subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
-                ),
+            facts_of(
+                capsule,
+                bound.spec,
+                bound.arguments,
+                calls_used=self.calls_used,
+                approvals=0,
+                model_tier=state.tier,
+                tainted=state.tainted,
+                subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
                 facts=recorded.facts if recorded else None,
             ),
         )
 
     def action(self, call: Call, bound: Bound) -> Action:
         """What exactly is approved and performed."""
-        capsule = self.capsule
-        return Action(
-            run_id=capsule.run_id,
-            agent=capsule.agent.id,
-            subject=capsule.subject,
-            tool=bound.spec.id,
-            resource=bound.resource,
-            arguments=bound.values,
-            policy_digest=capsule.bundle.digest,
-            idempotency_key=idempotency_key(capsule.workflow_id, self.state.step, call.index, bound.spec.id, bound.values),
-        )
+        return action_of(self.capsule, bound.spec, bound.arguments, step=self.state.step, index=call.index)
 
     def approval_request(self, call: Call, bound: Bound, rounds: int, now: int) -> ApprovalRequest:
         """What is put before people; `rounds` counts how often this call was put before them already."""
@@ -190,9 +183,11 @@ class Turn:
             arguments=call.request.arguments,
             call_id=call.request.id,
             slot=call.slot,
+            capability=self.state.capability_id,
         )
 
     def write(self, call: Call, bound: Bound, approval: approvals.Approval | None) -> ExecuteTool:
+        """The write, still without the capability that is minted for it."""
         action = self.action(call, bound)
         return ExecuteTool(
             capsule=self.capsule.digest,

@@ -2,15 +2,22 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from policies.models import Frozen, Idempotency, Money, ResourceRef
 
-__all__ = ["Effect", "EffectState", "Intent"]
+__all__ = ["Capability", "CapabilityKind", "Effect", "EffectState", "Intent"]
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
+CapabilityKind = Literal["run", "write", "delegation"]
 
 
 class Intent(Frozen):
-    """A write that wants to happen, with all that the ledger records of it."""
+    """A write that wants to happen, with all that the ledger records of it.
+
+    Attributes:
+        capability: id of the capability that covers it; one that was revoked stops the reservation.
+    """
 
     idempotency_key: str
     run_id: str
@@ -23,6 +30,7 @@ class Intent(Frozen):
     action_digest: str
     approvers: tuple[str, ...]
     strategy: Idempotency
+    capability: str = ""
 
 
 class Effect(Frozen):
@@ -52,3 +60,38 @@ class Effect(Frozen):
     resolved_by: str | None = None
     resolved_reason: str | None = None
     resolved_at: int | None = None
+    capability: str = ""
+
+
+class Capability(Frozen):
+    """A capability as the ledger keeps it. Times in Unix milliseconds, but `expires_at` in Unix seconds, as in the token.
+
+    Attributes:
+        run_id: whose it is; empty for a delegation that no run has taken yet.
+        tools: ids such as `request_refund@1`, separated by commas.
+        idempotency_key: of the one write that it covers; empty for a run's reads and for a delegation.
+        delegation: id of the delegation that a write rests on.
+        issuer: `worker`, or the person who delegates.
+        key_id: of the root key, or of the person's key, that signed the token.
+    """
+
+    id: str
+    kind: CapabilityKind
+    run_id: str
+    agent: str
+    tools: str
+    resource: str = ""
+    subject: str
+    ceiling_cents: int = 0
+    currency: str = ""
+    idempotency_key: str = ""
+    delegation: str = ""
+    issuer: str
+    key_id: str
+    reason: str = ""
+    token: str = Field(repr=False)
+    minted_at: int
+    expires_at: int
+    revoked_at: int | None = None
+    revoked_by: str | None = None
+    revoked_reason: str | None = None

@@ -17,14 +17,15 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from activities.ledger.rows import Effect, EffectState, Intent
-from activities.ledger.tables import control, effects, kill_switches
-from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, Unavailable
+from activities.ledger.rows import Capability, CapabilityKind, Effect, EffectState, Intent
+from activities.ledger.tables import capabilities, control, effects, kill_switches
+from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, ToolRefusal, Unavailable
 
 __all__ = [
     "COUNTED",
     "DAY_MS",
     "MIGRATIONS",
+    "Capability",
     "Effect",
     "EffectState",
     "Intent",
@@ -107,8 +108,82 @@ class Ledger:
 
     def subject_sum(self, tool: str, subject: str) -> int:
         """Cents that `tool` moved, or may have moved, for `subject` in the last 24 h."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return _sum(connection, tool, subject, "")
+
+    def epoch(self, scopes: Sequence[str]) -> int:
+        """The epoch of the newest off switch that covers one of `scopes`; 0 when there is none."""
+        with self._reading() as connection:
+            return int(connection.execute(_epoch(scopes)).scalar() or 0)
+
+    def standing(self, name: str, scopes: Sequence[str]) -> tuple[bool, int]:
+        """Whether the capability `name` was revoked, and the `epoch` of `scopes`."""
+        query = sa.select(capabilities.c.revoked_at, _epoch(scopes).scalar_subquery()).where(capabilities.c.id == name)
+        with self._reading() as connection:
+            row = connection.execute(query).one()
+        return row[0] is not None, int(row[1] or 0)
+
+    def keep(self, capability: Capability) -> None:
+        """Keep a capability under its id, which is fresh."""
+        row = {**capability.model_dump(), "reason": _text(capability.reason)}
+        with self._engine.begin() as connection:
+            connection.execute(sa.insert(capabilities).values(row))
+
+    def capability(self, name: str) -> Capability | None:
+        """The capability called `name`, or None."""
+        with self._reading() as connection:
+            return _capability(connection, name)
+
+    def capabilities(self, run: str | None = None, kind: CapabilityKind | None = None) -> list[Capability]:
+        """Capabilities, oldest first; only those of the run id `run`, only of this kind."""
+        query = sa.select(capabilities).order_by(capabilities.c.minted_at, capabilities.c.id)
+        if run is not None:
+            query = query.where(capabilities.c.run_id == run)
+        if kind is not None:
+            query = query.where(capabilities.c.kind == kind)
+        with self._reading() as connection:
+            return [Capability.model_validate(dict(r)) for r in connection.execute(query).mappings()]
+
+    def take(self, agent: str, subject: str, run_id: str, now: int) -> list[Capability]:
+        """The delegations to `agent` for `subject` that the run has, or takes now: each serves one run only.
+
+        Args:
+            now: Unix seconds.
+        """
+        fits = sa.and_(
+            capabilities.c.kind == "delegation",
+            capabilities.c.agent == agent,
+            capabilities.c.subject == subject,
+            capabilities.c.run_id.in_(("", run_id)),
+            capabilities.c.expires_at > now,
+            capabilities.c.revoked_at.is_(None),
+        )
+        with self._reading() as connection:
+            if connection.execute(sa.select(capabilities.c.id).where(fits).limit(1)).first() is None:
+                return []
+        with self._engine.begin() as connection:
+            _lock(connection)
+            connection.execute(sa.update(capabilities).where(fits).values(run_id=run_id))
+            mine = sa.select(capabilities).where(fits).order_by(capabilities.c.minted_at, capabilities.c.id)
+            return [Capability.model_validate(dict(r)) for r in connection.execute(mine).mappings()]
+
+    def revoke(self, name: str, by: str, reason: str) -> Capability:
+        """End a capability. G1: no effect is reserved under it from now on, nor under what rests on it.
+
+        Raises:
+            NotFound: there is none called `name`.
+        """
+        with self._engine.begin() as connection:
+            _lock(connection)
+            found = _capability(connection, name)
+            if found is None:
+                raise NotFound(f"There is no capability `{name[:80]}`; see `remit capabilities`.")
+            if found.revoked_at is None:
+                values = {"revoked_at": _now(), "revoked_by": _text(by)[:200], "revoked_reason": _text(reason)}
+                connection.execute(sa.update(capabilities).where(capabilities.c.id == name).values(values))
+            found = _capability(connection, name)
+        assert found
+        return found
 
     def reserve(self, intent: Intent, scopes: Sequence[str], judge: Callable[[int], None]) -> Effect:
         """Reserve the effect, in one transaction with the off switches and the sums that its verdict rests on.
@@ -122,6 +197,7 @@ class Ledger:
 
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
+            ToolRefusal: its capability was revoked, or what was delegated is used up.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
         """
         row: Effect | None = None
@@ -143,7 +219,9 @@ class Ledger:
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = KillSwitchEngaged(f"A kill switch is on: {killed}")
-            elif refused := _refused(judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key)):
+            elif refused := _uncovered(connection, intent) or _refused(
+                judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key)
+            ):
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = refused
@@ -234,8 +312,12 @@ class Ledger:
             query = query.where(sa.or_(effects.c.run_id == run, effects.c.workflow_id == run))
         if state is not None:
             query = query.where(effects.c.state == state)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [Effect.model_validate(dict(r)) for r in connection.execute(query).mappings()]
+
+    def _reading(self) -> Connection:
+        """A connection that only reads: on SQLite it waits for nobody who writes, and makes nobody wait."""
+        return self._engine.execution_options(remit_reading=True).connect()
 
     def current(self) -> bool:
         """Whether the schema is the one that this build works with."""
@@ -301,7 +383,8 @@ def _sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get("remit_reading")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -336,6 +419,40 @@ def _killed(connection: Connection, scopes: Sequence[str]) -> str | None:
     """The reason of an off switch that covers one of `scopes`."""
     query = sa.select(kill_switches.c.reason).where(kill_switches.c.scope.in_(list(scopes))).limit(1)
     return connection.execute(query).scalar()
+
+
+def _epoch(scopes: Sequence[str]) -> sa.Select[Any]:
+    return sa.select(sa.func.max(kill_switches.c.epoch)).where(kill_switches.c.scope.in_(list(scopes)))
+
+
+def _capability(connection: Connection, name: str) -> Capability | None:
+    row = connection.execute(sa.select(capabilities).where(capabilities.c.id == name)).mappings().first()
+    return Capability.model_validate(dict(row)) if row else None
+
+
+def _uncovered(connection: Connection, intent: Intent) -> ToolRefusal | None:
+    """Why the effect's capability doesn't let it be reserved now; None when it does."""
+    if not intent.capability:
+        return None
+    capability = _capability(connection, intent.capability)
+    if capability is None:
+        return ToolRefusal("capability_refused", "The capability isn't in the ledger.")
+    delegation = _capability(connection, capability.delegation) if capability.delegation else None
+    if capability.revoked_at is not None or (delegation and delegation.revoked_at is not None):
+        return ToolRefusal("capability_revoked", "The capability was revoked.")
+    if delegation and intent.amount:
+        used = connection.execute(
+            sa.select(sa.func.coalesce(sa.func.sum(effects.c.amount_cents), 0))
+            .select_from(effects.join(capabilities, effects.c.capability == capabilities.c.id))
+            .where(
+                capabilities.c.delegation == delegation.id,
+                effects.c.state.in_(COUNTED),
+                effects.c.idempotency_key != intent.idempotency_key,
+            )
+        ).scalar_one()
+        if int(used) + intent.amount.cents > delegation.ceiling_cents:
+            return ToolRefusal("delegation_used_up", "More than was delegated would be moved.")
+    return None
 
 
 def _refused(judge: Callable[[int], None], total: int) -> Exception | None:
@@ -386,6 +503,7 @@ def _values(intent: Intent) -> dict[str, object]:
         "attempts": 1,
         "outcome": "",
         "reserved_at": _now(),
+        "capability": intent.capability,
     }
 
 

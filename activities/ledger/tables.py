@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
 
-__all__ = ["control", "effects", "kill_switches", "metadata"]
+__all__ = ["capabilities", "control", "effects", "kill_switches", "metadata"]
 
 metadata = MetaData()
 
@@ -28,8 +28,37 @@ effects = Table(
     Column("resolved_by", String(200)),
     Column("resolved_reason", Text),
     Column("resolved_at", BigInteger),
+    Column("capability", String(64), nullable=False, server_default=""),
     Index("effects_by_run", "run_id"),
     Index("effects_by_subject", "subject", "tool", "reserved_at"),
+)
+
+# Tokens never leave this table but to be checked: history holds ids. A delegation has no run until one takes it.
+capabilities = Table(
+    "capabilities",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("tools", Text, nullable=False),
+    Column("resource", String(255), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("ceiling_cents", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("idempotency_key", String(64), nullable=False),
+    Column("delegation", String(64), nullable=False),
+    Column("issuer", String(200), nullable=False),
+    Column("key_id", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("minted_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("revoked_by", String(200)),
+    Column("revoked_reason", Text),
+    Index("capabilities_by_run", "run_id"),
+    Index("capabilities_by_subject", "subject", "agent", "kind"),
 )
 
 kill_switches = Table(

@@ -81,7 +81,7 @@ async def test_an_unknown_corpus_is_refused(corpora: Corpora, name: str) -> None
     assert refusal.value.reason == "unknown_corpus"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(max_size=200))
 @example('refund" OR title:*')
 @example("NEAR(refund, 2) AND NOT -sso ^")
@@ -95,7 +95,7 @@ async def test_no_text_breaks_the_query(corpora: Corpora, query: str) -> None:
 
 
 @given(noise=st.text(alphabet="\"*^(){}:-+.,;'\\ \n", max_size=30))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_words_are_found_whatever_surrounds_them(corpora: Corpora, noise: str) -> None:
     """Punctuation around a word doesn't hide the document that has it."""
     found = await corpora.search("kb-v1", f"{noise} SAML {noise}", 5)

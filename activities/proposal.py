@@ -1,0 +1,136 @@
+"""A write that a run proposes: what is checked before a capability is minted for it, and again beside the side effect."""
+
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from activities.ledger.rows import Intent
+from policies import approvals
+from policies.approvals import Action
+from policies.authorize import authorize
+from policies.bundle import compile_policy
+from policies.errors import ApprovalRefused, ToolRefusal
+from policies.models import Money, ResourceFacts
+from tools.catalog import Catalog
+from tools.spec import Arguments, ToolSpec
+from workflows.action import action_of, facts_of
+from workflows.messages import Capsule, ExecuteTool
+
+__all__ = ["ApprovalNeeded", "Proposal"]
+
+
+class ApprovalNeeded(Exception):
+    """The sum that the verdict rests on has risen; people must approve first."""
+
+    def __init__(self, subject_sum_cents: int) -> None:
+        self.subject_sum_cents = subject_sum_cents
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A write, derived again from the model's arguments and the run's capsule; what the caller says of it must agree.
+
+    Attributes:
+        approved: how many different people approved exactly this action.
+    """
+
+    capsule: Capsule
+    call: ExecuteTool
+    spec: ToolSpec
+    arguments: Arguments
+    action: Action
+    approved: int
+
+    @classmethod
+    def of(cls, capsule: Capsule, call: ExecuteTool, catalog: Catalog, workflow_id: str) -> Self:
+        """Args:
+            workflow_id: of the caller, as the server says.
+
+        Raises:
+            ToolRefusal: it isn't a write that this run may propose, or its approval doesn't count.
+        """
+        if capsule.workflow_id != workflow_id or capsule.digest != call.capsule:
+            raise ToolRefusal("other_run", "The call isn't of the run that it names.")
+        spec = catalog.get(call.tool)
+        pinned = next((t for t in capsule.tools if t.name == spec.name), None)
+        if pinned is None or pinned.digest != spec.digest:
+            raise ToolRefusal("not_granted", f"The run has no `{spec.name}` as it is on this worker.")
+        arguments = spec.parse(call.arguments)
+        action = action_of(capsule, spec, arguments, step=call.step, index=call.index)
+        if spec.idempotency is None or action.idempotency_key != call.idempotency_key:
+            raise ToolRefusal("action_changed", "The idempotency key isn't that of this action.")
+        if approvals.action_digest(action) != call.action_digest:
+            raise ToolRefusal("action_changed", "The action isn't the one that was authorized.")
+        return cls(capsule, call, spec, arguments, action, _approved(capsule, call))
+
+    @property
+    def amount(self) -> Money | None:
+        return self.spec.amount(self.arguments)
+
+    @property
+    def intent(self) -> Intent:
+        """What the ledger is asked to reserve."""
+        assert self.spec.idempotency
+        return Intent(
+            idempotency_key=self.action.idempotency_key,
+            run_id=self.action.run_id,
+            workflow_id=self.capsule.workflow_id,
+            agent=self.capsule.agent.name,
+            tool=self.spec.id,
+            resource=self.action.resource,
+            subject=self.action.subject,
+            amount=self.amount,
+            action_digest=self.call.action_digest,
+            approvers=self.call.approval.approvers if self.call.approval else (),
+            strategy=self.spec.idempotency,
+            capability=self.call.capability,
+        )
+
+    def judge(self, schema: str, facts: ResourceFacts, subject_sum_cents: int) -> None:
+        """The subject binding, the business rules, then the pinned policy.
+
+        Raises:
+            ApprovalNeeded: more people must approve.
+            ToolRefusal: it is denied.
+        """
+        self.spec.bind(self.arguments, facts, self.capsule.subject)
+        self.spec.check(self.arguments, facts)
+        verdict = authorize(
+            compile_policy(self.capsule.bundle, schema),
+            facts_of(
+                self.capsule,
+                self.spec,
+                self.arguments,
+                calls_used=self.call.calls_used,
+                approvals=self.approved,
+                model_tier=self.call.model_tier,
+                tainted=self.call.tainted,
+                subject_sum_cents=subject_sum_cents,
+                facts=facts,
+            ),
+        )
+        if verdict.decision == "require_approval" and verdict.approvals_required > self.approved:
+            raise ApprovalNeeded(subject_sum_cents)
+        if verdict.decision != "allow":
+            raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
+
+
+def _approved(capsule: Capsule, call: ExecuteTool) -> int:
+    """G3: how many different people approved exactly this action, each signature verified again."""
+    approval = call.approval
+    if approval is None:
+        return 0
+    if approval.request.action_digest != call.action_digest:
+        raise ToolRefusal("action_changed", "The approval is for another action.")
+    if time.time() >= approval.request.expires_at:
+        raise ToolRefusal("approval_expired", "The approval expired before the action could start.")
+    try:
+        return approvals.quorum(
+            approval.decisions,
+            request=approval.request.model_copy(update={"roles": capsule.approver_roles}),
+            run_id=capsule.run_id,
+            directory=capsule.directory,
+            barred=frozenset({capsule.requester, capsule.agent.id}),
+        )
+    except ApprovalRefused as e:
+        raise ToolRefusal(e.reason, e.message) from None
