@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Coroutine, Mapping
 
@@ -13,7 +14,7 @@ from activities.heartbeat import beating
 from activities.ledger.store import Effect, Intent, Ledger, run_scope
 from activities.runs import Runs
 from policies import approvals
-from policies.approvals import Action
+from policies.approvals import Action, ApprovalDecision, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
@@ -89,7 +90,8 @@ class ToolActivities:
                 )
                 effect = await self._reserve(capsule, call, spec, args, context, intent)
                 if effect.state == "done":
-                    return self._done(call.capsule, call.slot, call.call_id, spec.name, effect.outcome, attempt)
+                    told = _told(call, effect.outcome)
+                    return self._done(call.capsule, call.slot, call.call_id, spec.name, told, attempt)
                 if effect.state == "failed":
                     reason, _, message = effect.outcome.partition(": ")
                     return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
@@ -106,7 +108,7 @@ class ToolActivities:
             except SQLAlchemyError as e:
                 # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
                 raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, outcome, attempt)
+        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, outcome), attempt)
 
     async def _reserve(
         self, capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments, context: ToolContext, intent: Intent
@@ -179,10 +181,9 @@ class ToolActivities:
         return ToolOutcome(status="done", content=content, attempt=attempt)
 
 
-def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments) -> tuple[Intent, str]:
-    """What is to be done, derived again from the arguments and the capsule, and its digest."""
+def _action(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments, edited_by: tuple[str, ...]) -> Action:
     arguments = args.model_dump(mode="json")
-    action = Action(
+    return Action(
         run_id=capsule.run_id,
         agent=capsule.agent.id,
         subject=capsule.subject,
@@ -191,7 +192,30 @@ def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments
         arguments=arguments,
         policy_digest=capsule.bundle.digest,
         idempotency_key=idempotency_key(capsule.workflow_id, call.step, call.index, spec.id, arguments),
+        edited_by=edited_by,
     )
+
+
+def _editors(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments) -> tuple[str, ...]:
+    """G3: who put `args` in the place of what the model proposed, each edit verified again and bound to the one before."""
+    edited_by: tuple[str, ...] = ()
+    result: Arguments | None = None
+    for edit in call.edits:
+        before = spec.parse(json.dumps(edit.request.arguments))
+        digest = approvals.action_digest(_action(capsule, call, spec, before, edited_by))
+        if edit.edit is None or edit.request.action_digest != digest or result not in (None, before):
+            raise ToolRefusal("action_changed", "An edit is for another action.")
+        proven = _verified(capsule, edit.edit, _pinned(capsule, edit.request, edited_by))
+        result = spec.parse(json.dumps(proven.arguments))
+        edited_by = tuple(dict.fromkeys((*edited_by, proven.sub)))
+    if result not in (None, args):
+        raise ToolRefusal("action_changed", "The arguments aren't those of the edit.")
+    return edited_by
+
+
+def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments) -> tuple[Intent, str]:
+    """What is to be done, derived again from the arguments and the capsule, and its digest."""
+    action = _action(capsule, call, spec, args, _editors(capsule, call, spec, args))
     if spec.idempotency is None or action.idempotency_key != call.idempotency_key:
         raise ToolRefusal("action_changed", "The idempotency key isn't that of this action.")
     digest = approvals.action_digest(action)
@@ -225,13 +249,48 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
     try:
         return approvals.quorum(
             approval.decisions,
-            request=approval.request.model_copy(update={"roles": capsule.approver_roles}),
+            # The digest that was compared binds the editors.
+            request=_pinned(capsule, approval.request, approvals.editors(call.edits)),
             run_id=capsule.run_id,
             directory=capsule.directory,
-            barred=frozenset({capsule.requester, capsule.agent.id}),
+            barred=_barred(capsule),
         )
     except ApprovalRefused as e:
         raise ToolRefusal(e.reason, e.message) from None
+
+
+def _pinned(capsule: Capsule, request: ApprovalRequest, edited_by: tuple[str, ...]) -> ApprovalRequest:
+    """The request with what counts taken from the capsule and the edits, whatever it says itself."""
+    return request.model_copy(update={"roles": capsule.approver_roles, "edited_by": edited_by})
+
+
+def _barred(capsule: Capsule) -> frozenset[str]:
+    return frozenset({capsule.requester, capsule.agent.id})
+
+
+def _verified(capsule: Capsule, edit: ApprovalDecision, request: ApprovalRequest) -> ApprovalDecision:
+    try:
+        proven = approvals.verify_decision(
+            edit.decision_jws,
+            request=request,
+            run_id=capsule.run_id,
+            directory=capsule.directory,
+            now=edit.decided_at,
+            barred=_barred(capsule),
+        )
+    except ApprovalRefused as e:
+        raise ToolRefusal(e.reason, e.message) from None
+    if proven.decision != "edit":
+        raise ToolRefusal("action_changed", "What is given as an edit isn't one.")
+    return proven
+
+
+def _told(call: ExecuteTool, outcome: str) -> str:
+    """What the model is told of a write: its result and, if people changed the arguments, that they did."""
+    if not call.edits:
+        return outcome
+    told = {"result": json.loads(outcome), "edited_by_people": approvals.edit_note(call.edits)}
+    return json.dumps(told, sort_keys=True, ensure_ascii=False)
 
 
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:

@@ -6,18 +6,18 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from policies.approvals import Approval, decision_payload
+from policies.approvals import Approval, Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
 from remit.client import Remit, RunRow
 from remit.connection import connect
 from remit.effects import effects
 from remit.issuer import DevIssuer
-from remit.scripts import inputs_of, read_inputs_file, read_script
+from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.settings import Settings, load
 from workflows.messages import Decided, RunSummary
 
@@ -37,6 +37,15 @@ app.add_typer(effects, name="effects")
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Person = Annotated[str, typer.Option("--as", help="Who decides, for example `ana`; the dev issuer signs.", show_default=False)]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An argument and its new value, as JSON or plain text: `amount_cents=3000`. Repeat it for several.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
 
 
@@ -253,28 +262,41 @@ async def _token(
     run_id: str,
     approval_id: str | None,
     who: str,
-    decision: Literal["approve", "reject"],
+    decision: Verb,
     reason: str,
+    changes: dict[str, str] | None = None,
 ) -> tuple[str, str]:
-    """The id of the approval and the signed decision on it."""
+    """The id of the approval and the signed decision on it; `changes` are those of an edit."""
     issuer = DevIssuer(settings.home, env=settings.env)
     issuer.resolve(who)
     summary, approval = await remit.approval(run_id, approval_id)
     if approval.status != "pending":
         raise InvalidInput(f"Approval `{approval.request.approval_id}` is already {approval.status}.")
-    token = issuer.sign(who, request=approval.request, run_id=summary.run_id, decision=decision, reason=reason)
-    return approval.request.approval_id, token
+    request = approval.request
+    arguments = edited(request.arguments, changes) if changes is not None else None
+    token = issuer.sign(who, request=request, run_id=summary.run_id, decision=decision, reason=reason, arguments=arguments)
+    return request.approval_id, token
 
 
-def _decide(run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str) -> None:
+def _decide(
+    run_id: str,
+    approval_id: str | None,
+    who: str,
+    decision: Verb,
+    reason: str,
+    changes: dict[str, str] | None = None,
+) -> Decided:
     settings = load()
 
     async def work() -> Decided:
         remit = await _remit(settings)
-        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason)
+        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason, changes)
         return await remit.decide(run_id, name, token)
 
-    answer = _do(work())
+    return _do(work())
+
+
+def _decided(answer: Decided) -> None:
     more = f"; {len(answer.approvers)} of {answer.required} approvals" if answer.status == "pending" else ""
     print(f"{answer.approval_id} is {answer.status}{more}.")
 
@@ -287,7 +309,7 @@ def approve(
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Approve what a run waits for, as PERSON."""
-    _decide(run_id, approval_id, who, "approve", reason)
+    _decided(_decide(run_id, approval_id, who, "approve", reason))
 
 
 @app.command()
@@ -300,7 +322,22 @@ def reject(
     """Reject what a run waits for, as PERSON; the agent gets the reason."""
     if not reason.strip():
         raise InvalidInput("`--reason` is empty; say why, for the agent is told.")
-    _decide(run_id, approval_id, who, "reject", reason)
+    _decided(_decide(run_id, approval_id, who, "reject", reason))
+
+
+@app.command()
+def edit(
+    run_id: Run,
+    approval_id: ApprovalId = None,
+    who: Person = ...,  # type: ignore[assignment]
+    changes: Changes = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
+) -> None:
+    """Change the arguments of what a run waits for, as PERSON. It is judged anew, and PERSON may not approve the outcome."""
+    if not reason.strip():
+        raise InvalidInput("`--reason` is empty; say why, for the agent is told.")
+    answer = _decide(run_id, approval_id, who, "edit", reason, changes_of(changes))
+    print(f"{answer.approval_id} is {answer.status}; the edited action is judged anew: `remit show {run_id}` says how.")
 
 
 @app.command()
@@ -308,18 +345,24 @@ def sign(
     run_id: Run,
     approval_id: Annotated[str, typer.Argument(help="Which approval.", show_default=False)],
     who: Person = ...,  # type: ignore[assignment]
-    approved: Annotated[bool, typer.Option("--approve/--reject", help="The decision.", show_default=False)] = ...,  # type: ignore[assignment]
+    approved: Annotated[
+        bool | None, typer.Option("--approve/--reject", help="The decision; left out with `--set`.", show_default=False)
+    ] = None,
+    changes: Changes = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Print a signed decision, to paste as signal or update `decide` into the Temporal UI or CLI."""
     import json
 
+    if (approved is None) == (not changes):
+        raise InvalidInput("Say what is decided: `--approve`, `--reject`, or an edit with `--set NAME=VALUE`.")
     settings = load()
 
     async def work() -> dict[str, str]:
         remit = await _remit(settings)
-        decision: Literal["approve", "reject"] = "approve" if approved else "reject"
-        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason))
+        decision: Verb = "edit" if approved is None else "approve" if approved else "reject"
+        made = changes_of(changes) if changes else None
+        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason, made))
 
     print(json.dumps(_do(work())))
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from activities.ledger.rows import Effect
-from policies.approvals import Approval
+from policies.approvals import Approval, ApprovalDecision
 from policies.models import Money
 from remit.client import RunRow
 from workflows.messages import RunSummary
@@ -124,6 +124,16 @@ def effects(rows: Sequence[Effect]) -> Table:
     )
 
 
+def _decision(approval: Approval, decision: ApprovalDecision) -> str:
+    """Who decided what and why; of an edit, what it changed."""
+    changed = ""
+    if decision.arguments is not None:
+        before = approval.request.arguments
+        names = (n for n in {**before, **decision.arguments} if before.get(n) != decision.arguments.get(n))
+        changed = ", ".join(f"{n}={json.dumps(decision.arguments.get(n), ensure_ascii=False)}" for n in names)
+    return " ".join(filter(None, (f"{decision.sub}: {decision.decision}", changed, decision.reason)))
+
+
 def show(run: RunSummary) -> list[object]:
     """One run, for people: what it is, what it did, who allowed it."""
     usage, limits = run.usage, run.limits
@@ -175,7 +185,7 @@ def show(run: RunSummary) -> list[object]:
                         escape(f"{a.request.tool} {a.request.resource}"),
                         str(a.request.amount) if a.request.amount else "",
                         f"{a.status} ({len(a.approvers)} of {a.request.required})",
-                        escape("; ".join(f"{d.sub}: {d.decision} {d.reason}".strip() for d in a.decisions)),
+                        escape("; ".join(_decision(a, d) for d in a.decisions)),
                     )
                     for a in run.approvals
                 ),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -207,7 +208,9 @@ class AgentRun:
     # ---- 3. authorize -------------------------------------------------------------------------------------------
 
     async def _authorize(self, turn: Turn, index: int, request: ToolRequest) -> Call:
-        call = turn.propose(index, request)
+        return await self._judge(turn, turn.propose(index, request))
+
+    async def _judge(self, turn: Turn, call: Call) -> Call:
         if call.bound:
             self._state.risk = RISKS[max(RISKS.index(self._state.risk), RISKS.index(call.bound.spec.risk))]
         wanted = turn.facts_wanted(call)
@@ -215,13 +218,13 @@ class AgentRun:
             recorded = await ports.read_facts(wanted, summary=f"facts for {wanted.tool}") if wanted else None
         except ActivityError:
             self._check()
-            return replace(call, refusal=ToolRefusal("unavailable", f"`{request.name[:80]}` can't be reached now."))
+            return replace(call, refusal=ToolRefusal("unavailable", f"`{call.request.name[:80]}` can't be reached now."))
         return turn.judge(call, recorded)
 
     # ---- 4. approve ---------------------------------------------------------------------------------------------
 
     async def _approve(self, turn: Turn, call: Call, bound: Bound, rounds: int) -> Approval:
-        """Put the action before people and wait for what they decide.
+        """Put the action before people and wait for what they decide: an approval, or an edit.
 
         Raises:
             ToolRefusal: `rejected` or `approval_expired`.
@@ -306,12 +309,20 @@ class AgentRun:
             return ToolOutcome(status="refused", reason="unavailable", content=detail, attempt=attempts)
 
     async def _write(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
-        """Approve as often as the sums outside demand it, then execute."""
-        amount = f" {bound.amount}" if bound.amount else ""
-        for rounds in range(MAX_APPROVAL_ROUNDS):
+        """Approve as often as the sums outside and edits demand it, then execute."""
+        for rounds in count():
+            if rounds - len(call.edits) == MAX_APPROVAL_ROUNDS:
+                break
             approval: Approval | None = None
             if call.verdict and call.verdict.decision == "require_approval":
                 approval = await self._approve(turn, call, bound, rounds)
+                if approval.edit:
+                    # An edit is a new action: other facts, another verdict, another digest, and nobody has approved it.
+                    call = await self._judge(turn, turn.edit(call, bound, approval))
+                    self._check()
+                    call, bound = self._allowed(call), call.bound or bound
+                    continue
+            amount = f" {bound.amount}" if bound.amount else ""
             outcome = await ports.execute_tool(
                 turn.write(call, bound, approval), attempts=attempts, summary=f"{bound.spec.name} {bound.resource.id}{amount}"
             )
@@ -324,13 +335,22 @@ class AgentRun:
             if approval:
                 self._state.settle(approval.request.approval_id, "cancelled")
             recorded = call.recorded.model_copy(update={"subject_sum_cents": outcome.subject_sum_cents})
-            call = turn.judge(replace(call, refusal=None), recorded)
-            if call.refusal:
-                raise call.refusal
-            if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
-                # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
-                raise ToolRefusal(DECIDE_AGAIN, "The sums for this subject have risen; decide anew whether this is right.")
+            call = self._allowed(turn.judge(replace(call, refusal=None), recorded))
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
+
+    def _allowed(self, call: Call) -> Call:
+        """The call, if its new verdict lets it go on.
+
+        Raises:
+            ToolRefusal: it is denied, or needs the strong model, which hasn't decided on it.
+        """
+        if call.refusal:
+            raise call.refusal
+        if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
+            # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
+            changed = "A person edited this" if call.edits else "The sums for this subject have risen"
+            raise ToolRefusal(DECIDE_AGAIN, f"{changed}; decide anew whether this is right.")
+        return call
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
 
@@ -424,7 +444,9 @@ class AgentRun:
                 request = inbox.parse(KillSignal, args)
                 self._engage_kill(request.reason, request.by)
             elif name == "decide":
-                inbox.count_decision(self._state, self._run_id, inbox.parse(DecideSignal, args), self._now())
+                inbox.count_decision(
+                    self._state, self._run_id, inbox.parse(DecideSignal, args), self._now(), registry.current()
+                )
             else:
                 raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide` or `kill`.")
         except ApprovalRefused as e:
@@ -434,7 +456,9 @@ class AgentRun:
     @workflow.update(dynamic=True, description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints.')
     def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
         try:
-            approval = inbox.count_decision(self._state, self._run_id, self._decide_request(name, args), self._now())
+            approval = inbox.count_decision(
+                self._state, self._run_id, self._decide_request(name, args), self._now(), registry.current()
+            )
         except ApprovalRefused as e:
             self._state.refuse(name, e.reason, e.message, self._now())
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
@@ -449,7 +473,7 @@ class AgentRun:
     @on_update.validator
     def _validate_update(self, name: str, args: Sequence[RawValue]) -> None:
         try:
-            inbox.verified(self._state, self._run_id, self._decide_request(name, args), self._now())
+            inbox.verified(self._state, self._run_id, self._decide_request(name, args), self._now(), registry.current())
         except ApprovalRefused as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
 

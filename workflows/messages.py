@@ -250,7 +250,11 @@ class ReadTool(Frozen):
 
 
 class ExecuteTool(Frozen):
-    """Input of `execute_tool`: a write that was authorized, to be checked again beside the side effect."""
+    """Input of `execute_tool`: a write that was authorized, to be checked again beside the side effect.
+
+    Attributes:
+        edits: the approvals that ended with an edit of this call, oldest first; `arguments` are those of the last one.
+    """
 
     capsule: str
     step: int
@@ -265,6 +269,7 @@ class ExecuteTool(Frozen):
     model_tier: int
     tainted: bool
     approval: Approval | None = None
+    edits: tuple[Approval, ...] = ()
 
 
 class ToolOutcome(Frozen):

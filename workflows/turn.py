@@ -1,10 +1,10 @@
 """One tool call of a turn: granted, parsed, judged, named, observed. Pure; what is awaited in between is the loop's."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from policies import approvals
-from policies.approvals import Action, ApprovalRequest
+from policies.approvals import Action, Approval, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
@@ -59,6 +59,7 @@ class Call:
         slot: where its result goes in the transcript.
         bound: None when the tool isn't granted or its arguments don't parse.
         refusal: why it won't be made.
+        edits: the approvals that ended with an edit of it, oldest first.
     """
 
     index: int
@@ -68,16 +69,22 @@ class Call:
     recorded: RecordedFacts | None = None
     verdict: Verdict | None = None
     refusal: ToolRefusal | None = None
+    edits: tuple[Approval, ...] = ()
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The calls of one model turn, judged against one run."""
+    """The calls of one model turn, judged against one run.
+
+    Attributes:
+        edited: what people made of calls, by index.
+    """
 
     state: RunState
     capsule: Capsule
     catalog: Catalog
     calls_used: int
+    edited: dict[int, Call] = field(default_factory=dict[int, Call])
 
     @staticmethod
     def requests(message: AssistantMessage) -> list[tuple[int, ToolRequest]]:
@@ -110,6 +117,15 @@ class Turn:
         if call.bound is None or call.bound.spec.effect == "read":
             return None
         return ReadFacts(subject=self.capsule.subject, tool=call.bound.spec.name, arguments=call.request.arguments)
+
+    def edit(self, call: Call, bound: Bound, approval: Approval) -> Call:
+        """The call with the arguments that somebody put in the place of the model's; it must be judged as a new one."""
+        arguments = json.dumps(approval.edit.arguments if approval.edit else None, sort_keys=True, ensure_ascii=False)
+        request = call.request.model_copy(update={"arguments": arguments})
+        made = Bound(bound.spec, bound.spec.parse(arguments))
+        call = Call(call.index, call.slot, request, made, edits=(*call.edits, approval))
+        self.edited[call.index] = call
+        return call
 
     def judge(self, call: Call, recorded: RecordedFacts | None) -> Call:
         """The call with its verdict: the subject binding, the business rules, then the policy."""
@@ -161,6 +177,7 @@ class Turn:
             arguments=bound.values,
             policy_digest=capsule.bundle.digest,
             idempotency_key=idempotency_key(capsule.workflow_id, self.state.step, call.index, bound.spec.id, bound.values),
+            edited_by=approvals.editors(call.edits),
         )
 
     def approval_request(self, call: Call, bound: Bound, rounds: int, now: int) -> ApprovalRequest:
@@ -178,6 +195,8 @@ class Turn:
             policy_ids=call.verdict.policy_ids if call.verdict else (),
             requested_at=now,
             expires_at=now + self.state.limits.approval_seconds,
+            edited_by=approvals.editors(call.edits),
+            edit_of=call.edits[-1].request.approval_id if call.edits else "",
         )
 
     def read(self, call: Call, bound: Bound) -> ReadTool:
@@ -208,10 +227,12 @@ class Turn:
             model_tier=self.state.tier,
             tainted=self.state.tainted,
             approval=approval,
+            edits=call.edits,
         )
 
     def observe(self, call: Call, outcome: ToolOutcome) -> None:
         """Put the outcome into the transcript, and count it as a success or as failed tries of its tool."""
+        call = self.edited.get(call.index, call)
         state, name, bound = self.state, call.request.name, call.bound
         if outcome.status == "done":
             state.succeeded(name)
@@ -221,7 +242,8 @@ class Turn:
             state.failed(name, outcome.attempt)
             left = max(0, state.limits.attempts_per_step - state.failures[name])
             error = {"code": outcome.reason or outcome.status, "message": outcome.content, "attempts_left": left}
-            content = json.dumps({"error": error}, sort_keys=True, ensure_ascii=False)
+            edited = {"edited_by_people": approvals.edit_note(call.edits)} if call.edits else {}
+            content = json.dumps({"error": error, **edited}, sort_keys=True, ensure_ascii=False)
         state.append(ToolMessage(call_id=call.request.id, name=name, content=content))
         state.calls.append(
             ToolCallView(
