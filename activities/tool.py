@@ -26,6 +26,9 @@ from workflows.messages import Capsule, ExecuteTool, ReadFacts, ReadTool, Record
 
 __all__ = ["ToolActivities"]
 
+CLOCKS_APART_SECONDS = 300
+"""How far a worker's clock may be ahead of the Temporal server's."""
+
 
 class ApprovalNeeded(Exception):
     """The sum that the verdict rests on has risen; people must approve first."""
@@ -254,14 +257,19 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
             run_id=capsule.run_id,
             directory=capsule.directory,
             barred=_barred(capsule),
+            rules=capsule.approval_rules,
         )
     except ApprovalRefused as e:
         raise ToolRefusal(e.reason, e.message) from None
 
 
 def _pinned(capsule: Capsule, request: ApprovalRequest, edited_by: tuple[str, ...]) -> ApprovalRequest:
-    """The request with what counts taken from the capsule and the edits, whatever it says itself."""
-    return request.model_copy(update={"roles": capsule.approver_roles, "edited_by": edited_by})
+    """The request with its editors as they were proven, and its times only if the pinned limits give them."""
+    open_for = request.expires_at - request.requested_at
+    if request.requested_at < capsule.admitted_at - CLOCKS_APART_SECONDS or open_for != capsule.limits.approval_seconds:
+        # Who claims to have asked earlier would have escalated earlier.
+        raise ToolRefusal("action_changed", "The approval's times aren't those that this run's limits give.")
+    return request.model_copy(update={"edited_by": edited_by})
 
 
 def _barred(capsule: Capsule) -> frozenset[str]:
@@ -277,6 +285,7 @@ def _verified(capsule: Capsule, edit: ApprovalDecision, request: ApprovalRequest
             directory=capsule.directory,
             now=edit.decided_at,
             barred=_barred(capsule),
+            rules=capsule.approval_rules,
         )
     except ApprovalRefused as e:
         raise ToolRefusal(e.reason, e.message) from None

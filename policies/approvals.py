@@ -11,6 +11,7 @@ from joserfc import jws
 from joserfc.jwk import OKPKey
 from pydantic import Field, JsonValue, model_validator
 
+from policies.bundle import ApprovalRules
 from policies.canonical import canonical_json, digest
 from policies.errors import ApprovalRefused
 from policies.identity import Directory
@@ -123,11 +124,17 @@ class ApprovalDecision(Frozen):
 
 
 class Approval(Frozen):
-    """A request and what became of it."""
+    """A request and what became of it.
+
+    Attributes:
+        decisions: who has decided, and what.
+        escalated_at: Unix seconds when others were last asked too; the request's `roles` are all that may decide since then.
+    """
 
     request: ApprovalRequest
     status: ApprovalStatus = "pending"
     decisions: tuple[ApprovalDecision, ...] = ()
+    escalated_at: int | None = None
 
     @property
     def approvers(self) -> tuple[str, ...]:
@@ -189,11 +196,20 @@ def _read(token: str, directory: Directory) -> tuple[str, tuple[str, ...], Decis
 
 
 def verify_decision(
-    token: str, *, request: ApprovalRequest, run_id: str, directory: Directory, now: int, barred: frozenset[str]
+    token: str,
+    *,
+    request: ApprovalRequest,
+    run_id: str,
+    directory: Directory,
+    now: int,
+    barred: frozenset[str],
+    rules: ApprovalRules | None = None,
 ) -> ApprovalDecision:
     """The decision that `token` proves for `request`.
 
     Args:
+        rules: those of the pinned bundle. They say who may decide, from when on, whatever the request says; a group that was
+            asked later counts only if it also signed later.
         now: Unix seconds; in a workflow, the workflow's time.
         barred: who may not decide: the requester and the agent itself.
 
@@ -209,8 +225,9 @@ def verify_decision(
         raise ApprovalRefused("own_request", f"`{sub}` asked for this run and may not decide on it.")
     if sub in request.edited_by and claims.decision == "approve":
         raise ApprovalRefused("own_edit", f"`{sub}` edited this action and may not approve it; somebody else must.")
-    if not set(roles) & set(request.roles):
-        raise ApprovalRefused("wrong_role", f"`{sub}` has none of the roles that may decide here: {', '.join(request.roles)}.")
+    allowed = rules.roles_at(min(now, claims.iat) - request.requested_at) if rules else request.roles
+    if not set(roles) & set(allowed):
+        raise ApprovalRefused("wrong_role", f"`{sub}` has none of the roles that may decide here: {', '.join(allowed)}.")
     if not claims.iat - CLOCK_SKEW_SECONDS <= now < min(claims.exp, claims.iat + MAX_SIGNATURE_SECONDS):
         raise ApprovalRefused("signature_expired", "The decision's signature isn't valid at this time; sign it again.")
     if now >= request.expires_at:
@@ -254,6 +271,7 @@ def quorum(
     run_id: str,
     directory: Directory,
     barred: frozenset[str],
+    rules: ApprovalRules | None = None,
 ) -> int:
     """How many different people approved `request`, each signature verified again as of when it was given.
 
@@ -263,7 +281,13 @@ def quorum(
     approval = Approval(request=request.model_copy(update={"required": len(decisions) + 1}))
     for given in decisions:
         proven = verify_decision(
-            given.decision_jws, request=request, run_id=run_id, directory=directory, now=given.decided_at, barred=barred
+            given.decision_jws,
+            request=request,
+            run_id=run_id,
+            directory=directory,
+            now=given.decided_at,
+            barred=barred,
+            rules=rules,
         )
         approval = add_decision(approval, proven)
     if approval.status == "rejected":

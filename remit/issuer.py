@@ -24,6 +24,7 @@ PEOPLE: dict[str, tuple[str, ...]] = {
     "ana@example.com": ("refund-approver", "support-lead"),
     "bo@example.com": ("refund-approver", "incident-commander"),
     "cleo@example.com": ("support-lead", "incident-commander"),
+    "dana@example.com": ("finance-lead",),
     "sam@example.com": (),
 }
 """The people that the dev issuer starts with, and the roles that let them approve. Sam may ask, and decide nothing."""

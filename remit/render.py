@@ -92,7 +92,7 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
                 escape(a.request.tool),
                 escape(str(a.request.resource)),
                 str(a.request.amount) if a.request.amount else "",
-                f"{a.request.required} of {escape('/'.join(a.request.roles))}",
+                f"{a.request.required} of {escape('/'.join(a.request.roles))}{' (escalated)' if a.escalated_at else ''}",
                 escape(", ".join(a.approvers) or "nobody"),
                 clock(a.request.expires_at),
             )
@@ -184,7 +184,8 @@ def show(run: RunSummary) -> list[object]:
                         a.request.approval_id,
                         escape(f"{a.request.tool} {a.request.resource}"),
                         str(a.request.amount) if a.request.amount else "",
-                        f"{a.status} ({len(a.approvers)} of {a.request.required})",
+                        f"{a.status} ({len(a.approvers)} of {a.request.required})"
+                        + (f", escalated {clock(a.escalated_at)}" if a.escalated_at else ""),
                         escape("; ".join(_decision(a, d) for d in a.decisions)),
                     )
                     for a in run.approvals

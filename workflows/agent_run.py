@@ -234,13 +234,12 @@ class AgentRun:
         name = request.approval_id
         state.approvals[name] = Approval(request=request)
         self._set_status("waiting_for_approval")
-        try:
-            await workflow.wait_condition(
-                lambda: state.approvals[name].status != "pending",
-                timeout=timedelta(seconds=state.limits.approval_seconds),
-                timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}",
-            )
-        except TimeoutError:
+        for step in self._capsule.approval_rules.escalation:
+            if await self._decided(name, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"):
+                break
+            state.escalate(name, self._capsule.approval_rules, self._now())
+            self._publish()
+        if not await self._decided(name, request.expires_at, "then it expires"):
             state.settle(name, "expired")
         self._check()
         self._set_status("waiting_for_approval" if state.pending else "running")
@@ -251,6 +250,18 @@ class AgentRun:
         if approval.status == "expired":
             raise ToolRefusal("approval_expired", "Nobody approved this in time.")
         return approval
+
+    async def _decided(self, name: str, until: int, then: str) -> bool:
+        """Wait until somebody has decided on the approval `name`, or until that time."""
+        approvals = self._state.approvals
+        request = approvals[name].request
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: approvals[name].status != "pending",
+                timeout=timedelta(seconds=max(0, until - self._now())),
+                timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}, {then}"[:190],
+            )
+        return approvals[name].status != "pending"
 
     # ---- 5. act -------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,7 @@ def verified(
         directory=state.capsule.directory,
         now=now,
         barred=frozenset({state.start.requester, state.capsule.agent.id}),
+        rules=state.capsule.approval_rules,
     )
     if _name(decision) not in state.nonces:
         approvals.add_decision(approval, decision)

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue
 from temporalio.common import SearchAttributeKey
 
 from policies.approvals import Approval
-from policies.bundle import Bundle
+from policies.bundle import ApprovalRules, Bundle
 from policies.canonical import digest
 from policies.identity import Directory
 from policies.models import AgentIdentity, ApprovalStatus, Frozen, Money, ResourceFacts, RunStatus, Usage, UsageLimits
@@ -181,6 +181,11 @@ class Capsule(Frozen):
     @cached_property
     def digest(self) -> str:
         return digest(self)
+
+    @cached_property
+    def approval_rules(self) -> ApprovalRules:
+        """Who may decide, and who else from when on, as the pinned bundle says."""
+        return self.bundle.limits().approvals
 
 
 class Admission(Frozen):

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from policies.approvals import Approval
-from policies.bundle import explain
+from policies.bundle import ApprovalRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
 from policies.models import ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
@@ -136,6 +136,13 @@ class RunState(BaseModel):
     def settle(self, approval_id: str, status: ApprovalStatus) -> None:
         """Record what became of an approval."""
         self.approvals[approval_id] = self.approvals[approval_id].model_copy(update={"status": status})
+
+    def escalate(self, approval_id: str, rules: ApprovalRules, now: int) -> None:
+        """Let those decide too whom `rules` name by now."""
+        approval = self.approvals[approval_id]
+        roles = rules.roles_at(now - approval.request.requested_at)
+        request = approval.request.model_copy(update={"roles": roles})
+        self.approvals[approval_id] = approval.model_copy(update={"request": request, "escalated_at": now})
 
     @property
     def limits(self) -> UsageLimits:

@@ -125,12 +125,25 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
         f"- the model's reason, not checked: {_code(_words(state)) or 'none given'}",
         f"- approved by: {', '.join(_code(a) for a in have) or 'nobody yet'}",
         f"- may decide: {', '.join(people) or 'nobody that the directory knows'}",
+        *_escalation(state, approval),
         f"- approve: {_command('approve', workflow_id, who)}",
         f"- reject: {_command('reject', workflow_id, who)}",
         f"- change an argument: {_command('edit', workflow_id, who + ' --set NAME=VALUE')}",
         f"- from this page: {_command('sign', workflow_id, who + ' --approve')}, then `More Actions`, `Send a Signal`, "
         "`Custom`, name `decide`, and paste what it printed",
     ]
+
+
+def _escalation(state: RunState, approval: Approval) -> list[str]:
+    """Who was asked later, or will be."""
+    request, lines = approval.request, list[str]()
+    if approval.escalated_at is not None:
+        lines.append(f"- escalated {_time(approval.escalated_at)}: nobody had decided, so {_people(request.roles)} may")
+    for step in state.capsule.approval_rules.escalation if state.capsule else ():
+        at = request.requested_at + step.after_seconds
+        if (approval.escalated_at or 0) < at < request.expires_at:
+            lines.append(f"- from {_time(at)} on {_people(step.roles)} may decide too")
+    return lines
 
 
 def _calls(calls: list[ToolCallView]) -> list[str]:

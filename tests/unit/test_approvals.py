@@ -30,6 +30,7 @@ from policies.approvals import (
     sign_decision,
     verify_decision,
 )
+from policies.bundle import ApprovalRules, Escalation
 from policies.canonical import canonical_json, digest
 from policies.errors import ApprovalRefused
 from policies.identity import Directory, Person, PublicKey
@@ -475,6 +476,64 @@ def test_counting_follows_the_rule(votes: list[tuple[str, str]], required: int) 
         people.add(sub)
         expected = "rejected" if vote == "reject" else "approved" if len(people) >= required else "pending"
         assert state.status == expected
+
+
+# ---- who else is asked ---------------------------------------------------------------------------------------------
+
+RULES = ApprovalRules(
+    roles=("refund-approver",),
+    escalation=(Escalation(after_seconds=600, roles=("support-lead",)), Escalation(after_seconds=1200, roles=("board",))),
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "roles"),
+    [
+        (-60, ("refund-approver",)),
+        (599, ("refund-approver",)),
+        (600, ("refund-approver", "support-lead")),
+        (1200, ("refund-approver", "support-lead", "board")),
+    ],
+)
+def test_each_step_of_an_escalation_adds_its_roles(seconds: int, roles: tuple[str, ...]) -> None:
+    """Who was asked first may still decide."""
+    assert RULES.roles_at(seconds) == roles
+
+
+@dataclass(frozen=True)
+class Late:
+    name: str
+    signed_at: int
+    decided_at: int
+    counts: bool
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Late("in time", NOW + 600, NOW + 600, True),
+        Late("decided a second early", NOW + 600, NOW + 599, False),
+        Late("signed a second early", NOW + 599, NOW + 700, False),
+        Late("by a clock that is ahead", NOW + 650, NOW + 595, False),
+    ],
+    ids=lambda c: c.name,
+)
+def test_the_next_group_counts_only_once_it_was_asked(case: Late) -> None:
+    """Both when it was signed and when it was decided; and in the count beside the write it is the signature that says when."""
+    token = signed("lou-1", iat=case.signed_at, exp=case.signed_at + 900)
+    extended = request(roles=("refund-approver", "support-lead"))  # what a workflow claims
+    given = GOOD.model_copy(update={"decision_jws": token, "decided_at": case.decided_at})
+
+    def count() -> int:
+        return quorum((given,), request=extended, run_id=RUN, directory=DIRECTORY, barred=BARRED, rules=RULES)
+
+    if case.counts:
+        assert count() == 1
+    else:
+        assert refusal(count) == (
+            "wrong_role",
+            "`lou@example.com` has none of the roles that may decide here: refund-approver.",
+        )
 
 
 # ---- counting again beside the effect -------------------------------------------------------------------------------

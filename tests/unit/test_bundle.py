@@ -93,6 +93,26 @@ LIMITS = (
         "wrong type", "[approvals]\nroles = 3", "Bundle `b`: `limits.toml`: `approvals.roles` Input should be a valid tuple."
     ),
     Wrong(
+        "escalation to nobody",
+        "[[approvals.escalation]]\nafter_seconds = 60\nroles = []",
+        "Bundle `b`: `limits.toml`: `approvals.escalation.0.roles` Tuple should have at least 1 item after validation, not 0.",
+    ),
+    Wrong(
+        "escalation at once",
+        '[[approvals.escalation]]\nafter_seconds = 0\nroles = ["a"]',
+        "Bundle `b`: `limits.toml`: `approvals.escalation.0.after_seconds` Input should be greater than or equal to 1.",
+    ),
+    Wrong(
+        "escalation out of order",
+        "".join(f'[[approvals.escalation]]\nafter_seconds = {n}\nroles = ["a"]\n' for n in (60, 60)),
+        "Bundle `b`: `limits.toml`: `approvals` Value error, each step of the escalation must come later than the one before.",
+    ),
+    Wrong(
+        "escalation after the expiry",
+        '[run]\napproval_seconds = 60\n[[approvals.escalation]]\nafter_seconds = 60\nroles = ["a"]',
+        "Bundle `b`: `limits.toml`: `$` Value error, an escalation must come before approvals expire, after 60 s.",
+    ),
+    Wrong(
         "unknown word",
         '[run]\non_limit = "go"',
         "Bundle `b`: `limits.toml`: `run.on_limit` Input should be 'stop' or 'escalate'.",

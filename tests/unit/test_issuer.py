@@ -91,7 +91,7 @@ def test_a_short_name_that_two_share_finds_nobody(issuer: DevIssuer, tmp_path: P
 def test_an_unknown_person_is_named_with_those_who_are_known(issuer: DevIssuer, who: str) -> None:
     """A name that nobody has is refused with the names that there are."""
     assert message(NotFound, lambda: issuer.resolve(who)) == (
-        f"`{who}` is not in the directory; known: `ana@example.com`, `bo@example.com`, `cleo@example.com`, `sam@example.com`."
+        f"`{who}` is not in the directory; known: {', '.join(f'`{sub}`' for sub in PEOPLE)}."
     )
 
 

@@ -103,6 +103,17 @@ def test_a_pending_approval_shows_what_to_decide_on() -> None:
     assert "`remit sign wf-1 ap-2-0 --as PERSON --approve --reason '...'`" in shown[start + 12]
 
 
+def test_an_escalation_shows_before_and_after() -> None:
+    """Before, when others will be asked; after, when they were, and who may decide now."""
+    asked = request(expires_at=NOW + 86_400)
+    before = cockpit(state(approvals={"ap-2-0": Approval(request=asked)}), "wf-1")
+    assert "- from 2025-10-09 16:53 UTC on `finance-lead` may decide too" in before
+    wider = asked.model_copy(update={"roles": ("refund-approver", "finance-lead")})
+    after = cockpit(state(approvals={"ap-2-0": Approval(request=wider, escalated_at=NOW + 28_800)}), "wf-1")
+    assert "- escalated 2025-10-09 16:53 UTC: nobody had decided, so `refund-approver`, `finance-lead` may" in after
+    assert "may decide too" not in after
+
+
 @pytest.mark.parametrize("hostile", ["x; rm -rf ~", "x`; rm -rf ~", "$(rm)", "run one\n", "-rf", "it's"])
 def test_a_workflow_id_that_a_shell_could_read_is_in_no_command(hostile: str) -> None:
     """Whoever starts a run chooses its workflow id; a command that an operator pastes holds nothing of a strange one."""
