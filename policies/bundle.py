@@ -143,9 +143,11 @@ def _obligation(where: str, policy: str, text: str) -> Obligation:
         obligation = Obligation.model_validate({"kind": kind, "value": value})
     except ValidationError:
         obligation = None
-    known = obligation and re.fullmatch(r"[1-9][0-9]{0,2}" if kind == "approval" else "strong", value)
+    known = obligation and re.fullmatch("strong" if kind == "route" else r"[1-9][0-9]{0,2}", value)
     if not obligation or not known:
-        raise PolicyInvalid(f"{where}: `{policy}` has the unknown obligation `{text}`; use `approval:N` or `route:strong`.")
+        raise PolicyInvalid(
+            f"{where}: `{policy}` has the unknown obligation `{text}`; use `approval:N`, `route:strong` or `assurance:N`."
+        )
     return obligation
 
 

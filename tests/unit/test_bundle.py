@@ -30,7 +30,7 @@ class Wrong:
 
 REFUND = 'permit (principal, action == Remit::Action::"request_refund", resource)'
 NO_ID = "Bundle `b`: each policy needs an `@id` of its own; `{}` has none or shares it."
-NO_OBLIGATION = "Bundle `b`: `a` has the unknown obligation `{}`; use `approval:N` or `route:strong`."
+NO_OBLIGATION = "Bundle `b`: `a` has the unknown obligation `{}`; use `approval:N`, `route:strong` or `assurance:N`."
 INVALID = "Bundle `b`: policy `a`: {}."
 
 POLICIES = (
@@ -76,6 +76,7 @@ POLICIES = (
     Wrong("negative", forbid("approval:-1"), NO_OBLIGATION.format("approval:-1")),
     Wrong("a digit that is no number", forbid("approval:²"), NO_OBLIGATION.format("approval:²")),
     Wrong("unknown route", forbid("route:weak"), NO_OBLIGATION.format("route:weak")),
+    Wrong("assurance without a number", forbid("assurance:strong"), NO_OBLIGATION.format("assurance:strong")),
     Wrong(
         "obligation of a permit",
         '@id("a") @obligation("approval:1") permit (principal, action, resource);',
