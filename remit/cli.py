@@ -10,16 +10,18 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from policies.approvals import Approval, Verb, decision_payload
+from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
-from remit.client import Remit, RunRow
+from remit.approvals import approvals, print_waiting, today
+from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect
 from remit.effects import effects
 from remit.issuer import DevIssuer
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.settings import Settings, load
 from workflows.messages import Decided, RunSummary
+from workflows.state import OPEN
 
 __all__ = ["app", "main"]
 
@@ -33,6 +35,7 @@ app = typer.Typer(
 policy = typer.Typer(no_args_is_help=True, help="Policy bundles.")
 app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
+app.add_typer(approvals, name="approvals")
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
@@ -171,10 +174,14 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
+    if status and status not in RUN_STATUSES:
+        raise InvalidInput(f"There is no status `{status[:80]}`; a run is one of {', '.join(RUN_STATUSES)}.")
 
     async def work() -> list[RunRow]:
         remit = await _remit(load())
-        clauses = [f"{name} = '{_quoted(value)}'" for name, value in (("RemitAgent", agent), ("RemitStatus", status)) if value]
+        clauses = [f"RemitAgent = '{_quoted(agent)}'"] if agent else []
+        if status:
+            clauses.append(RUN_STATUSES[status])
         return [row async for row in remit.list(" AND ".join(clauses), limit)]
 
     rows = _do(work())
@@ -200,7 +207,7 @@ def show(
 
     async def work() -> tuple[RunSummary, list[str]]:
         remit = await _remit(load())
-        summary = await remit.status(run_id)
+        summary = await remit.seen(run_id)
         return summary, await remit.transcript(run_id) if transcript else []
 
     summary, messages = _do(work())
@@ -213,6 +220,8 @@ def show(
     out = render.console()
     for part in render.show(summary):
         out.print(part)
+    if summary.status in OPEN and (policies := today()) and (changed := policies.changed(summary)):
+        out.print(changed, markup=False)
     for message in messages:
         out.print(message, markup=False)
 
@@ -221,36 +230,7 @@ def show(
 def inbox(as_json: AsJson = False) -> None:
     """List what waits for people, over all runs, and the decisions that were refused."""
 
-    async def work() -> list[tuple[RunSummary, Approval]]:
-        remit = await _remit(load())
-        found: list[tuple[RunSummary, Approval]] = []
-        async for row in remit.waiting():
-            summary = await remit.status(row.workflow_id)
-            found += [(summary, a) for a in summary.approvals if a.status == "pending"]
-        return found
-
-    found = _do(work())
-    if as_json:
-        render.print_json(
-            [
-                {"workflow_id": s.workflow_id, "run_id": s.run_id, "agent": s.agent, **a.model_dump(mode="json")}
-                | {"refused_total": s.refused_total}
-                for s, a in found
-            ]
-        )
-        return
-    if not found:
-        print("Nothing waits for approval.")
-        return
-    out = render.console()
-    out.print(render.approvals([(s.workflow_id, a) for s, a in found]))
-    for summary in {s.workflow_id: s for s, _ in found}.values():
-        if summary.refused_total:
-            last = summary.refused[-1].message
-            out.print(
-                f"{summary.workflow_id}: {summary.refused_total} decisions or signals were refused; the last: {last}",
-                markup=False,
-            )
+    print_waiting(as_json=as_json)
 
 
 # ---- people -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from remit.client import RunRow
 from workflows.messages import RunSummary
 from workflows.view import usd
 
-__all__ = ["STATUS_STYLE", "approvals", "clock", "console", "effects", "print_json", "runs", "show", "table"]
+__all__ = ["STATUS_STYLE", "approvals", "clock", "console", "effects", "findings", "print_json", "runs", "show", "table"]
 
 PIPED_WIDTH = 200
 """Where nobody looks, lines are long: what is piped into `grep` must not be folded."""
@@ -99,6 +99,11 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
             for workflow_id, a in found
         ),
     )
+
+
+def findings(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
+    """Run, approval, action, resource, and what today's policy would do."""
+    return table("", ("Run", "Approval", "Action", "On", "Today it would"), (tuple(map(escape, row)) for row in rows))
 
 
 EFFECT_STYLE = {"done": "green", "failed": "red", "indeterminate": "magenta", "reserved": "cyan", "sent": "cyan"}

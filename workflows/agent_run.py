@@ -233,6 +233,7 @@ class AgentRun:
         request = turn.approval_request(call, bound, rounds, self._now())
         name = request.approval_id
         state.approvals[name] = Approval(request=request)
+        state.judged[name] = turn.facts(bound, call.recorded)
         self._set_status("waiting_for_approval")
         for step in self._capsule.approval_rules.escalation:
             if await self._decided(name, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"):
@@ -241,6 +242,7 @@ class AgentRun:
             self._publish()
         if not await self._decided(name, request.expires_at, "then it expires"):
             state.settle(name, "expired")
+        state.judged.pop(name, None)
         self._check()
         self._set_status("waiting_for_approval" if state.pending else "running")
         approval = state.approvals[name]

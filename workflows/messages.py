@@ -13,7 +13,17 @@ from policies.approvals import Approval
 from policies.bundle import ApprovalRules, Bundle
 from policies.canonical import digest
 from policies.identity import Directory
-from policies.models import AgentIdentity, ApprovalStatus, Frozen, Money, ResourceFacts, RunStatus, Usage, UsageLimits
+from policies.models import (
+    ActionFacts,
+    AgentIdentity,
+    ApprovalStatus,
+    Frozen,
+    Money,
+    ResourceFacts,
+    RunStatus,
+    Usage,
+    UsageLimits,
+)
 from policies.routing import Route
 
 __all__ = [
@@ -372,7 +382,11 @@ class ToolCallView(Frozen):
 
 
 class RunSummary(Frozen):
-    """Answer of the query `status`."""
+    """Answer of the query `status`.
+
+    Attributes:
+        judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
+    """
 
     run_id: str
     workflow_id: str
@@ -394,3 +408,4 @@ class RunSummary(Frozen):
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])

@@ -9,7 +9,7 @@ from policies.approvals import Approval
 from policies.bundle import ApprovalRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
-from policies.models import ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
+from policies.models import ActionFacts, ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
 from workflows.messages import (
     Capsule,
     KillState,
@@ -42,6 +42,7 @@ class RunState(BaseModel):
         step: turns that were acted on; part of each idempotency key.
         failures: failed tries in a row, by tool.
         identical: how often each call was made, by digest of tool and arguments.
+        judged: what the verdict on each pending approval rested on.
         nonces: of decisions that counted, so that a repeated one changes nothing.
         deadline: Unix seconds at which the run's wall time is over.
     """
@@ -65,6 +66,7 @@ class RunState(BaseModel):
     identical: dict[str, int] = Field(default_factory=dict[str, int])
     calls: list[ToolCallView] = Field(default_factory=list[ToolCallView])
     approvals: dict[str, Approval] = Field(default_factory=dict[str, Approval])
+    judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
     nonces: list[str] = Field(default_factory=list[str])
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
@@ -176,6 +178,7 @@ class RunState(BaseModel):
             refused=tuple(self.refused),
             refused_total=self.refused_total,
             kill=self.kill,
+            judged=self.judged,
         )
 
     def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:

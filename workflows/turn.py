@@ -137,32 +137,30 @@ class Turn:
             if recorded:
                 bound.spec.bind(bound.arguments, recorded.facts, self.capsule.subject)
                 bound.spec.check(bound.arguments, recorded.facts)
-            verdict = self._verdict(bound, recorded)
+            verdict = authorize(compile_policy(self.capsule.bundle, self.catalog.cedar_schema), self.facts(bound, recorded))
         except ToolRefusal as e:
             return replace(call, refusal=e)
         refusal = ToolRefusal("denied", f"Policy: {verdict.reason}.") if verdict.decision == "deny" else None
         return replace(call, verdict=verdict, refusal=refusal)
 
-    def _verdict(self, bound: Bound, recorded: RecordedFacts | None) -> Verdict:
+    def facts(self, bound: Bound, recorded: RecordedFacts | None) -> ActionFacts:
+        """All that the verdict depends on, next to the policy."""
         capsule, state = self.capsule, self.state
-        return authorize(
-            compile_policy(capsule.bundle, self.catalog.cedar_schema),
-            ActionFacts(
-                agent=capsule.agent,
-                tool=bound.spec.name,
-                resource=bound.resource,
-                arguments=bound.arguments.model_dump(mode="json", exclude_none=True),
-                run=RunFacts(
-                    subject=capsule.subject,
-                    calls_used=self.calls_used,
-                    approvals=0,
-                    model_tier=state.tier,
-                    assurance=capsule.agent.assurance,
-                    tainted=state.tainted,
-                    subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
-                ),
-                facts=recorded.facts if recorded else None,
+        return ActionFacts(
+            agent=capsule.agent,
+            tool=bound.spec.name,
+            resource=bound.resource,
+            arguments=bound.arguments.model_dump(mode="json", exclude_none=True),
+            run=RunFacts(
+                subject=capsule.subject,
+                calls_used=self.calls_used,
+                approvals=0,
+                model_tier=state.tier,
+                assurance=capsule.agent.assurance,
+                tainted=state.tainted,
+                subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
             ),
+            facts=recorded.facts if recorded else None,
         )
 
     def action(self, call: Call, bound: Bound) -> Action:
