@@ -89,7 +89,7 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
             (
                 escape(workflow_id),
                 a.request.approval_id,
-                escape(a.request.tool),
+                escape(a.request.tool + (f" (edited by {', '.join(a.request.edited_by)})" if a.request.edited_by else "")),
                 escape(str(a.request.resource)),
                 str(a.request.amount) if a.request.amount else "",
                 f"{a.request.required} of {escape('/'.join(a.request.roles))}{' (escalated)' if a.escalated_at else ''}",

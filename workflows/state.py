@@ -138,6 +138,7 @@ class RunState(BaseModel):
     def settle(self, approval_id: str, status: ApprovalStatus) -> None:
         """Record what became of an approval."""
         self.approvals[approval_id] = self.approvals[approval_id].model_copy(update={"status": status})
+        self.judged.pop(approval_id, None)
 
     def escalate(self, approval_id: str, rules: ApprovalRules, now: int) -> None:
         """Let those decide too whom `rules` name by now."""

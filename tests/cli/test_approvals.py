@@ -10,6 +10,7 @@ def test_an_edit_is_judged_anew(console: Console) -> None:
     said = console.remit("edit", run_id, "--as", "ana", "--set", "text=Your export runs.", "--reason", "Kinder.").out
     assert said == f"ap-0-0 is cancelled; the edited action is judged anew: `remit show {run_id}` says how.\n"
     console.sh(f"for i in $(seq 100); do remit inbox | grep {run_id} | grep -q ap-0-0-1 && exit 0; sleep 0.1; done; exit 1")
+    assert "add_account_note@1 (edited by ana@example.com)" in console.remit("inbox").out
     assert 'ana@example.com: edit text="Your export runs." Kinder.' in console.remit("show", run_id).out
     own = console.remit("approve", run_id, "--as", "ana", code=1)
     assert own.err == "remit: `ana@example.com` edited this action and may not approve it; somebody else must.\n"

@@ -281,3 +281,21 @@ async def test_a_tool_refuses_other_arguments_than_those_of_the_edit(beside: Bes
         outcome = await beside.perform(arguments=arguments)
         assert (outcome.status, outcome.reason) == ("refused", "action_changed")
     assert sandbox.rows(beside.business, "refunds") == []
+
+
+@pytest.mark.parametrize(("requested", "expires"), [(-30_000, -30_000), (0, 3600), (-60, 0)])
+async def test_a_tool_refuses_an_approval_whose_times_its_limits_do_not_give(
+    beside: BesideTheWrite, requested: int, expires: int
+) -> None:
+    """Who claims to have asked before the run was admitted would have escalated early; who moves the expiry, approved late."""
+    approval = beside.call.approval
+    assert approval
+    request = approval.request.model_copy(
+        update={
+            "requested_at": approval.request.requested_at + requested,
+            "expires_at": approval.request.expires_at + expires,
+        }
+    )
+    outcome = await beside.perform(approval=approval.model_copy(update={"request": request}))
+    assert (outcome.status, outcome.reason) == ("refused", "action_changed")
+    assert sandbox.rows(beside.business, "refunds") == []
