@@ -214,9 +214,15 @@ class Library:
     def limits(self, agent: AgentFile, bundle: Bundle) -> UsageLimits:
         """The bundle's ceilings, lowered by the agent's own wishes."""
         try:
-            return lower(bundle.limits().run, agent.limits)
+            found = lower(bundle.limits().run, agent.limits)
         except ValidationError as e:
             raise AgentInvalid(f"Agent `{agent.name}`: `limits`: {explain(e)}.") from None
+        if not bundle.limits().approvals.in_time(found.approval_seconds):
+            raise AgentInvalid(
+                f"Agent `{agent.name}`: approvals would expire after {found.approval_seconds} s, before the bundle "
+                f"`{bundle.name}` escalates them; raise `limits.approval_seconds`."
+            )
+        return found
 
     def specs(self, agent: AgentFile) -> list[ToolSpec]:
         return [self._catalog.specs[name] for name in agent.tools]

@@ -1,12 +1,13 @@
 """A write that a run proposes: what is checked before a capability is minted for it, and again beside the side effect."""
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Self
 
 from activities.ledger.rows import Intent
 from policies import approvals
-from policies.approvals import Action
+from policies.approvals import Action, ApprovalDecision, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, ToolRefusal
@@ -17,6 +18,9 @@ from workflows.action import action_of, facts_of
 from workflows.messages import Capsule, ExecuteTool
 
 __all__ = ["ApprovalNeeded", "Proposal"]
+
+CLOCKS_APART_SECONDS = 300
+"""How far a worker's clock may be ahead of the Temporal server's."""
 
 
 class ApprovalNeeded(Exception):
@@ -56,7 +60,8 @@ class Proposal:
         if pinned is None or pinned.digest != spec.digest:
             raise ToolRefusal("not_granted", f"The run has no `{spec.name}` as it is on this worker.")
         arguments = spec.parse(call.arguments)
-        action = action_of(capsule, spec, arguments, step=call.step, index=call.index)
+        edited_by = _editors(capsule, call, spec, arguments)
+        action = action_of(capsule, spec, arguments, step=call.step, index=call.index, edited_by=edited_by)
         if spec.idempotency is None or action.idempotency_key != call.idempotency_key:
             raise ToolRefusal("action_changed", "The idempotency key isn't that of this action.")
         if approvals.action_digest(action) != call.action_digest:
@@ -127,10 +132,60 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
     try:
         return approvals.quorum(
             approval.decisions,
-            request=approval.request.model_copy(update={"roles": capsule.approver_roles}),
+            # The digest that was compared binds the editors.
+            request=_pinned(capsule, approval.request, approvals.editors(call.edits)),
             run_id=capsule.run_id,
             directory=capsule.directory,
-            barred=frozenset({capsule.requester, capsule.agent.id}),
+            barred=_barred(capsule),
+            rules=capsule.approval_rules,
         )
     except ApprovalRefused as e:
         raise ToolRefusal(e.reason, e.message) from None
+
+
+def _editors(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, arguments: Arguments) -> tuple[str, ...]:
+    """G3: who put `arguments` in the place of the model's, each edit verified again and bound to the one before."""
+    edited_by: tuple[str, ...] = ()
+    result: Arguments | None = None
+    for edit in call.edits:
+        before = spec.parse(json.dumps(edit.request.arguments))
+        action = action_of(capsule, spec, before, step=call.step, index=call.index, edited_by=edited_by)
+        if edit.edit is None or edit.request.action_digest != approvals.action_digest(action) or result not in (None, before):
+            raise ToolRefusal("action_changed", "An edit is for another action.")
+        proven = _verified(capsule, edit.edit, _pinned(capsule, edit.request, edited_by))
+        result = spec.parse(json.dumps(proven.arguments))
+        edited_by = tuple(dict.fromkeys((*edited_by, proven.sub)))
+    if result not in (None, arguments):
+        raise ToolRefusal("action_changed", "The arguments aren't those of the edit.")
+    return edited_by
+
+
+def _pinned(capsule: Capsule, request: ApprovalRequest, edited_by: tuple[str, ...]) -> ApprovalRequest:
+    """The request with its editors as they were proven, and its times only if the pinned limits give them."""
+    open_for = request.expires_at - request.requested_at
+    if request.requested_at < capsule.admitted_at - CLOCKS_APART_SECONDS or open_for != capsule.limits.approval_seconds:
+        # Who claims to have asked earlier would have escalated earlier.
+        raise ToolRefusal("action_changed", "The approval's times aren't those that this run's limits give.")
+    return request.model_copy(update={"edited_by": edited_by})
+
+
+def _barred(capsule: Capsule) -> frozenset[str]:
+    return frozenset({capsule.requester, capsule.agent.id})
+
+
+def _verified(capsule: Capsule, edit: ApprovalDecision, request: ApprovalRequest) -> ApprovalDecision:
+    try:
+        proven = approvals.verify_decision(
+            edit.decision_jws,
+            request=request,
+            run_id=capsule.run_id,
+            directory=capsule.directory,
+            now=edit.decided_at,
+            barred=_barred(capsule),
+            rules=capsule.approval_rules,
+        )
+    except ApprovalRefused as e:
+        raise ToolRefusal(e.reason, e.message) from None
+    if proven.decision != "edit":
+        raise ToolRefusal("action_changed", "What is given as an edit isn't one.")
+    return proven

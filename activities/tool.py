@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Coroutine, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +14,7 @@ from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal
 from activities.runs import Runs
+from policies import approvals
 from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
@@ -88,7 +90,8 @@ class ToolActivities:
                 spec, args = proposal.spec, proposal.arguments
                 effect = await self._reserve(proposal, context)
                 if effect.state == "done":
-                    return self._done(call.capsule, call.slot, call.call_id, spec.name, effect.outcome, attempt)
+                    told = _told(call, effect.outcome)
+                    return self._done(call.capsule, call.slot, call.call_id, spec.name, told, attempt)
                 if effect.state == "failed":
                     reason, _, message = effect.outcome.partition(": ")
                     return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
@@ -105,7 +108,7 @@ class ToolActivities:
             except SQLAlchemyError as e:
                 # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
                 raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, outcome, attempt)
+        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, outcome), attempt)
 
     async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
         """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
@@ -180,6 +183,14 @@ class ToolActivities:
 def _workflow_id() -> str:
     """The caller, as the server says."""
     return str(activity.info().workflow_id)
+
+
+def _told(call: ExecuteTool, outcome: str) -> str:
+    """What the model is told of a write: its result and, if people changed the arguments, that they did."""
+    if not call.edits:
+        return outcome
+    told = {"result": json.loads(outcome), "edited_by_people": approvals.edit_note(call.edits)}
+    return json.dumps(told, sort_keys=True, ensure_ascii=False)
 
 
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:

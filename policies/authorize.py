@@ -6,7 +6,7 @@ from functools import lru_cache
 import cedarpy
 
 from policies.bundle import CompiledPolicy
-from policies.models import ActionFacts, RunFacts, Verdict
+from policies.models import ActionFacts, RunFacts, Taint, Verdict
 
 __all__ = ["NAMESPACE", "authorize"]
 
@@ -56,6 +56,14 @@ def authorize(policy: CompiledPolicy, action: ActionFacts) -> Verdict:
         unconditional = ", ".join(i for i, o in zip(ids, asked, strict=True) if not o)
         return Verdict(decision="deny", policy_ids=ids, reason=f"forbidden by {unconditional}")
     obligations = [o for group in asked for o in group]
+    assurance = max((int(o.value) for o in obligations if o.kind == "assurance"), default=0)
+    if assurance > action.run.assurance:
+        return Verdict(
+            decision="deny",
+            policy_ids=ids,
+            reason=f"assurance {assurance} is required, the agent has {action.run.assurance}, "
+            f"and nobody can approve it instead; required by {', '.join(ids)}",
+        )
     approvals = max((int(o.value) for o in obligations if o.kind == "approval"), default=0)
     strong = any(o.kind == "route" for o in obligations)
     # Nobody is asked to approve what would be denied all the same: because no policy permits it, say.
@@ -69,14 +77,16 @@ def authorize(policy: CompiledPolicy, action: ActionFacts) -> Verdict:
     return Verdict(
         decision="require_approval",
         policy_ids=ids,
-        approvals_required=approvals,
-        route_strong=strong,
+        # One policy may ask for several things, of which some are given.
+        approvals_required=approvals if approvals > action.run.approvals else 0,
+        route_strong=strong and action.run.model_tier < STRONG_TIER,
         reason=f"required by {', '.join(ids)}",
     )
 
 
 def _ask(policy: CompiledPolicy, action: ActionFacts, run: RunFacts) -> cedarpy.AuthzResult:
-    context: dict[str, object] = {"args": action.arguments, "run": run.model_dump()}
+    taint = Taint(untrusted=run.tainted)
+    context: dict[str, object] = {"args": action.arguments, "run": run.model_dump(), "taint": taint.model_dump()}
     if action.facts is not None:
         context["resource"] = action.facts.model_dump()
     request = {

@@ -7,19 +7,43 @@ from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import cedarpy
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from policies.canonical import digest
 from policies.errors import PolicyInvalid
 from policies.models import Frozen, Obligation, UsageLimits
 
-__all__ = ["ApprovalRules", "Bundle", "CompiledPolicy", "Limits", "compile_policy", "explain"]
+__all__ = ["ApprovalRules", "Bundle", "CompiledPolicy", "Escalation", "Limits", "compile_policy", "explain"]
+
+
+class Escalation(Frozen):
+    """Who else may decide on an approval that still waits `after_seconds` after it was asked for."""
+
+    after_seconds: int = Field(ge=1)
+    roles: tuple[str, ...] = Field(min_length=1)
 
 
 class ApprovalRules(Frozen):
-    """Who may decide on what this bundle puts before humans."""
+    """Who may decide on what this bundle puts before humans, and who else, step by step, when nobody has."""
 
     roles: tuple[str, ...] = ()
+    escalation: tuple[Escalation, ...] = ()
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> Self:
+        times = [step.after_seconds for step in self.escalation]
+        if times != sorted(set(times)):
+            raise ValueError("each step of the escalation must come later than the one before")
+        return self
+
+    def roles_at(self, seconds: int) -> tuple[str, ...]:
+        """The roles that may decide `seconds` after an approval was asked for."""
+        due = (role for step in self.escalation if step.after_seconds <= seconds for role in step.roles)
+        return tuple(dict.fromkeys((*self.roles, *due)))
+
+    def in_time(self, approval_seconds: int) -> bool:
+        """Whether every step comes before an approval expires."""
+        return all(step.after_seconds < approval_seconds for step in self.escalation)
 
 
 class Limits(Frozen):
@@ -27,6 +51,12 @@ class Limits(Frozen):
 
     run: UsageLimits = Field(default_factory=UsageLimits)
     approvals: ApprovalRules = Field(default_factory=ApprovalRules)
+
+    @model_validator(mode="after")
+    def _escalates_in_time(self) -> Self:
+        if not self.approvals.in_time(self.run.approval_seconds):
+            raise ValueError(f"an escalation must come before approvals expire, after {self.run.approval_seconds} s")
+        return self
 
 
 class Bundle(Frozen):
@@ -113,9 +143,11 @@ def _obligation(where: str, policy: str, text: str) -> Obligation:
         obligation = Obligation.model_validate({"kind": kind, "value": value})
     except ValidationError:
         obligation = None
-    known = obligation and re.fullmatch(r"[1-9][0-9]{0,2}" if kind == "approval" else "strong", value)
+    known = obligation and re.fullmatch("strong" if kind == "route" else r"[1-9][0-9]{0,2}", value)
     if not obligation or not known:
-        raise PolicyInvalid(f"{where}: `{policy}` has the unknown obligation `{text}`; use `approval:N` or `route:strong`.")
+        raise PolicyInvalid(
+            f"{where}: `{policy}` has the unknown obligation `{text}`; use `approval:N`, `route:strong` or `assurance:N`."
+        )
     return obligation
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Risk",
     "RunFacts",
     "RunStatus",
+    "Taint",
     "Usage",
     "UsageLimits",
     "Verdict",
@@ -123,6 +124,16 @@ class RunFacts(Frozen):
     delegated: bool = False
 
 
+class Taint(Frozen):
+    """`context.taint`: where what the model has read came from.
+
+    Attributes:
+        untrusted: text from outside was read earlier in the run: a ticket, the web, a knowledge base.
+    """
+
+    untrusted: bool
+
+
 class ActionFacts(Frozen):
     """All that a verdict depends on, next to the pinned policy: who, what, on what, and the facts."""
 
@@ -135,9 +146,12 @@ class ActionFacts(Frozen):
 
 
 class Obligation(Frozen):
-    """A condition under which a denied action would be allowed, for example `approval:1`."""
+    """A condition under which a denied action would be allowed, for example `approval:1`.
 
-    kind: Literal["approval", "route"]
+    People and a stronger model can be asked for; the assurance of the agent's identity is what it is.
+    """
+
+    kind: Literal["approval", "route", "assurance"]
     value: str
 
 

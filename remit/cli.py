@@ -6,21 +6,23 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from policies.approvals import Approval, decision_payload
+from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
+from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
-from remit.client import Remit, RunRow
+from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect
 from remit.effects import effects
 from remit.issuer import DevIssuer
-from remit.scripts import inputs_of, read_inputs_file, read_script
+from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.settings import Settings, load
 from workflows.messages import Decided, RunSummary
+from workflows.state import OPEN
 
 __all__ = ["app", "main"]
 
@@ -37,10 +39,20 @@ app.add_typer(effects, name="effects")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
 app.command()(delegate)
+app.add_typer(approvals, name="approvals")
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Person = Annotated[str, typer.Option("--as", help="Who decides, for example `ana`; the dev issuer signs.", show_default=False)]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An argument and its new value, as JSON or plain text: `amount_cents=3000`. Repeat it for several.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
 ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
 
 
@@ -166,10 +178,14 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
+    if status and status not in RUN_STATUSES:
+        raise InvalidInput(f"There is no status `{status[:80]}`; a run is one of {', '.join(RUN_STATUSES)}.")
 
     async def work() -> list[RunRow]:
         remit = await _remit(load())
-        clauses = [f"{name} = '{_quoted(value)}'" for name, value in (("RemitAgent", agent), ("RemitStatus", status)) if value]
+        clauses = [f"RemitAgent = '{_quoted(agent)}'"] if agent else []
+        if status:
+            clauses.append(RUN_STATUSES[status])
         return [row async for row in remit.list(" AND ".join(clauses), limit)]
 
     rows = _do(work())
@@ -195,7 +211,7 @@ def show(
 
     async def work() -> tuple[RunSummary, list[str]]:
         remit = await _remit(load())
-        summary = await remit.status(run_id)
+        summary = await remit.seen(run_id)
         return summary, await remit.transcript(run_id) if transcript else []
 
     summary, messages = _do(work())
@@ -208,6 +224,8 @@ def show(
     out = render.console()
     for part in render.show(summary):
         out.print(part)
+    if summary.status in OPEN and (policies := today()) and (changed := policies.changed(summary)):
+        out.print(changed, markup=False)
     for message in messages:
         out.print(message, markup=False)
 
@@ -216,36 +234,7 @@ def show(
 def inbox(as_json: AsJson = False) -> None:
     """List what waits for people, over all runs, and the decisions that were refused."""
 
-    async def work() -> list[tuple[RunSummary, Approval]]:
-        remit = await _remit(load())
-        found: list[tuple[RunSummary, Approval]] = []
-        async for row in remit.waiting():
-            summary = await remit.status(row.workflow_id)
-            found += [(summary, a) for a in summary.approvals if a.status == "pending"]
-        return found
-
-    found = _do(work())
-    if as_json:
-        render.print_json(
-            [
-                {"workflow_id": s.workflow_id, "run_id": s.run_id, "agent": s.agent, **a.model_dump(mode="json")}
-                | {"refused_total": s.refused_total}
-                for s, a in found
-            ]
-        )
-        return
-    if not found:
-        print("Nothing waits for approval.")
-        return
-    out = render.console()
-    out.print(render.approvals([(s.workflow_id, a) for s, a in found]))
-    for summary in {s.workflow_id: s for s, _ in found}.values():
-        if summary.refused_total:
-            last = summary.refused[-1].message
-            out.print(
-                f"{summary.workflow_id}: {summary.refused_total} decisions or signals were refused; the last: {last}",
-                markup=False,
-            )
+    print_waiting(as_json=as_json)
 
 
 # ---- people -------------------------------------------------------------------------------------------------------
@@ -257,28 +246,41 @@ async def _token(
     run_id: str,
     approval_id: str | None,
     who: str,
-    decision: Literal["approve", "reject"],
+    decision: Verb,
     reason: str,
+    changes: dict[str, str] | None = None,
 ) -> tuple[str, str]:
-    """The id of the approval and the signed decision on it."""
+    """The id of the approval and the signed decision on it; `changes` are those of an edit."""
     issuer = DevIssuer(settings.home, env=settings.env)
     issuer.resolve(who)
     summary, approval = await remit.approval(run_id, approval_id)
     if approval.status != "pending":
         raise InvalidInput(f"Approval `{approval.request.approval_id}` is already {approval.status}.")
-    token = issuer.sign(who, request=approval.request, run_id=summary.run_id, decision=decision, reason=reason)
-    return approval.request.approval_id, token
+    request = approval.request
+    arguments = edited(request.arguments, changes) if changes is not None else None
+    token = issuer.sign(who, request=request, run_id=summary.run_id, decision=decision, reason=reason, arguments=arguments)
+    return request.approval_id, token
 
 
-def _decide(run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str) -> None:
+def _decide(
+    run_id: str,
+    approval_id: str | None,
+    who: str,
+    decision: Verb,
+    reason: str,
+    changes: dict[str, str] | None = None,
+) -> Decided:
     settings = load()
 
     async def work() -> Decided:
         remit = await _remit(settings)
-        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason)
+        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason, changes)
         return await remit.decide(run_id, name, token)
 
-    answer = _do(work())
+    return _do(work())
+
+
+def _decided(answer: Decided) -> None:
     more = f"; {len(answer.approvers)} of {answer.required} approvals" if answer.status == "pending" else ""
     print(f"{answer.approval_id} is {answer.status}{more}.")
 
@@ -291,7 +293,7 @@ def approve(
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Approve what a run waits for, as PERSON."""
-    _decide(run_id, approval_id, who, "approve", reason)
+    _decided(_decide(run_id, approval_id, who, "approve", reason))
 
 
 @app.command()
@@ -304,7 +306,22 @@ def reject(
     """Reject what a run waits for, as PERSON; the agent gets the reason."""
     if not reason.strip():
         raise InvalidInput("`--reason` is empty; say why, for the agent is told.")
-    _decide(run_id, approval_id, who, "reject", reason)
+    _decided(_decide(run_id, approval_id, who, "reject", reason))
+
+
+@app.command()
+def edit(
+    run_id: Run,
+    approval_id: ApprovalId = None,
+    who: Person = ...,  # type: ignore[assignment]
+    changes: Changes = ...,  # type: ignore[assignment]
+    reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
+) -> None:
+    """Change the arguments of what a run waits for, as PERSON. It is judged anew, and PERSON may not approve the outcome."""
+    if not reason.strip():
+        raise InvalidInput("`--reason` is empty; say why, for the agent is told.")
+    answer = _decide(run_id, approval_id, who, "edit", reason, changes_of(changes))
+    print(f"{answer.approval_id} is {answer.status}; the edited action is judged anew: `remit show {run_id}` says how.")
 
 
 @app.command()
@@ -312,18 +329,24 @@ def sign(
     run_id: Run,
     approval_id: Annotated[str, typer.Argument(help="Which approval.", show_default=False)],
     who: Person = ...,  # type: ignore[assignment]
-    approved: Annotated[bool, typer.Option("--approve/--reject", help="The decision.", show_default=False)] = ...,  # type: ignore[assignment]
+    approved: Annotated[
+        bool | None, typer.Option("--approve/--reject", help="The decision; left out with `--set`.", show_default=False)
+    ] = None,
+    changes: Changes = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Print a signed decision, to paste as signal or update `decide` into the Temporal UI or CLI."""
     import json
 
+    if (approved is None) == (not changes):
+        raise InvalidInput("Say what is decided: `--approve`, `--reject`, or an edit with `--set NAME=VALUE`.")
     settings = load()
 
     async def work() -> dict[str, str]:
         remit = await _remit(settings)
-        decision: Literal["approve", "reject"] = "approve" if approved else "reject"
-        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason))
+        decision: Verb = "edit" if approved is None else "approve" if approved else "reject"
+        made = changes_of(changes) if changes else None
+        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason, made))
 
     print(json.dumps(_do(work())))
 

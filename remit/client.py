@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import get_args
 
 from pydantic import JsonValue
 from temporalio.client import (
@@ -25,7 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from policies.approvals import Approval, decision_payload
 from policies.errors import ApprovalRefused, InvalidInput, NotFound, RemitError, Unavailable
-from policies.models import Frozen
+from policies.models import Frozen, RunStatus
 from workflows.messages import (
     AGENT_RUN,
     REMIT_AGENT,
@@ -40,11 +41,25 @@ from workflows.messages import (
     StartInput,
     TranscriptPage,
 )
+from workflows.state import OPEN
 
-__all__ = ["Remit", "RunFailed", "RunRow"]
+__all__ = ["RUN_STATUSES", "Remit", "RunFailed", "RunRow"]
 
 ANSWER_SECONDS = 10.0
 _NO_WORKER = "No worker answers for run `{}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
+_PAST_REMIT: dict[WorkflowExecutionStatus | None, str] = {
+    WorkflowExecutionStatus.TERMINATED: "terminated",
+    WorkflowExecutionStatus.TIMED_OUT: "timed_out",
+}
+_RUNNING = "ExecutionStatus = 'Running'"
+RUN_STATUSES: dict[str, str] = {
+    # A run that was ended past Remit keeps the status that it had; only Temporal knows that it is over.
+    **{s: f"{REMIT_STATUS.name} = '{s}'" + (f" AND {_RUNNING}" if s in OPEN else "") for s in get_args(RunStatus)},
+    "admitted": f"{REMIT_STATUS.name} IS NULL AND {_RUNNING}",
+    "terminated": "ExecutionStatus = 'Terminated'",
+    "timed_out": "ExecutionStatus = 'TimedOut'",
+}
+"""Each status that a run may be in, as a visibility query."""
 ANSWER = timedelta(seconds=ANSWER_SECONDS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
 
@@ -160,6 +175,23 @@ class Remit:
                 return await self.handle(workflow_id).query("status", result_type=RunSummary, rpc_timeout=ANSWER)
             except WorkflowQueryFailedError as e:
                 raise RunFailed(str(e)) from None
+
+    async def seen(self, workflow_id: str) -> RunSummary:
+        """`status`, and what Temporal alone knows: that the run was terminated or timed out, which it never noticed."""
+        summary = await self.status(workflow_id)
+        if summary.status not in OPEN:
+            return summary
+        found = (await self.describe(workflow_id)).status
+        if found not in _PAST_REMIT:
+            return summary
+        how = _PAST_REMIT[found]
+        approvals = [a.model_copy(update={"status": "cancelled"} if a.status == "pending" else {}) for a in summary.approvals]
+        sentence = (
+            f"The run was {how.replace('_', ' ')} in Temporal, past Remit: no kill row was written, so a write in flight "
+            "may still have happened; see `remit effects`."
+        )
+        ended = {"status": "failed", "stopped_by": how, "summary": sentence, "approvals": tuple(approvals)}
+        return summary.model_copy(update=ended)
 
     async def transcript(self, workflow_id: str) -> list[str]:
         """Every message of the run, as JSON text."""

@@ -99,7 +99,7 @@ def _welcome(home: Path, server: TemporalServer) -> None:
   Waiting for you   {server.ui}/namespaces/default/workflows?query=RemitAwaitingApproval%3Dtrue
   Worker log        {home / "worker.log"}
 
-The dev issuer signs as anybody (ana, bo, cleo, sam): for a laptop only.
+The dev issuer signs as anybody (ana, bo, cleo, dana, sam): for a laptop only.
 In another terminal, from this folder:
 
   remit agents

@@ -4,13 +4,12 @@ import json
 import secrets
 import time
 from pathlib import Path
-from typing import Literal
 
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
-from policies.approvals import ApprovalRequest, DecisionClaims, sign_decision
+from policies.approvals import MAX_JWS_BYTES, ApprovalRequest, DecisionClaims, Verb, sign_decision
 from policies.bundle import explain
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person, PublicKey
@@ -22,6 +21,7 @@ PEOPLE: dict[str, tuple[str, ...]] = {
     "ana@example.com": ("refund-approver", "support-lead"),
     "bo@example.com": ("refund-approver", "incident-commander"),
     "cleo@example.com": ("support-lead", "incident-commander"),
+    "dana@example.com": ("finance-lead",),
     "sam@example.com": (),
 }
 """The people that the dev issuer starts with, and the roles that let them approve. Sam may ask, and decide nothing."""
@@ -95,13 +95,20 @@ class DevIssuer:
             raise InvalidInput(f"The dev issuer holds no key of `{person.sub}`; delete `{self._home}` to start over.") from None
 
     def sign(
-        self, who: str, *, request: ApprovalRequest, run_id: str, decision: Literal["approve", "reject"], reason: str
+        self,
+        who: str,
+        *,
+        request: ApprovalRequest,
+        run_id: str,
+        decision: Verb,
+        reason: str,
+        arguments: dict[str, JsonValue] | None = None,
     ) -> str:
-        """The compact JWS with which `who` decides on `request`.
+        """The compact JWS with which `who` decides on `request`; an edit has `arguments`, all of them.
 
         Raises:
             NotFound: nobody is called `who`.
-            InvalidInput: their key is missing, or `reason` is too long.
+            InvalidInput: their key is missing, or `reason` or `arguments` can't be signed or are too long.
         """
         _, key = self.key(who)
         now = int(time.time())
@@ -115,7 +122,14 @@ class DevIssuer:
                 nonce=secrets.token_hex(12),
                 iat=now,
                 exp=now + SIGNATURE_SECONDS,
+                arguments=arguments,
             )
+            token = sign_decision(claims, key)
         except ValidationError as e:
             raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
-        return sign_decision(claims, key)
+        except ValueError:  # lone surrogates, numbers that JSON can't hold
+            raise InvalidInput("The decision can't be signed: its reason or arguments aren't plain JSON.") from None
+        if len(token) > MAX_JWS_BYTES:
+            what = "reason or its arguments" if decision == "edit" else "reason"
+            raise InvalidInput(f"The signed decision has {len(token)} bytes, {MAX_JWS_BYTES} are the most; shorten its {what}.")
+        return token

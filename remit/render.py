@@ -11,13 +11,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from activities.ledger.rows import Capability, Effect
-from policies.approvals import Approval
+from policies.approvals import Approval, ApprovalDecision
 from policies.models import Money
 from remit.client import RunRow
 from workflows.messages import RunSummary
 from workflows.view import usd
 
-__all__ = ["STATUS_STYLE", "approvals", "capabilities", "clock", "console", "effects", "print_json", "runs", "show", "table"]
+__all__ = [
+    "STATUS_STYLE",
+    "approvals",
+    "capabilities",
+    "clock",
+    "console",
+    "effects",
+    "findings",
+    "print_json",
+    "runs",
+    "show",
+    "table",
+]
 
 PIPED_WIDTH = 200
 """Where nobody looks, lines are long: what is piped into `grep` must not be folded."""
@@ -90,16 +102,21 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
             (
                 escape(workflow_id),
                 a.request.approval_id,
-                escape(a.request.tool),
+                escape(a.request.tool + (f" (edited by {', '.join(a.request.edited_by)})" if a.request.edited_by else "")),
                 escape(str(a.request.resource)),
                 str(a.request.amount) if a.request.amount else "",
-                f"{a.request.required} of {escape('/'.join(a.request.roles))}",
+                f"{a.request.required} of {escape('/'.join(a.request.roles))}{' (escalated)' if a.escalated_at else ''}",
                 escape(", ".join(a.approvers) or "nobody"),
                 clock(a.request.expires_at),
             )
             for workflow_id, a in found
         ),
     )
+
+
+def findings(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
+    """Run, approval, action, resource, and what today's policy would do."""
+    return table("", ("Run", "Approval", "Action", "On", "Today it would"), (tuple(map(escape, row)) for row in rows))
 
 
 EFFECT_STYLE = {"done": "green", "failed": "red", "indeterminate": "magenta", "reserved": "cyan", "sent": "cyan"}
@@ -144,6 +161,16 @@ def capabilities(rows: Sequence[Capability]) -> Table:
             for r in rows
         ),
     )
+
+
+def _decision(approval: Approval, decision: ApprovalDecision) -> str:
+    """Who decided what and why; of an edit, what it changed."""
+    changed = ""
+    if decision.arguments is not None:
+        before = approval.request.arguments
+        names = (n for n in {**before, **decision.arguments} if before.get(n) != decision.arguments.get(n))
+        changed = ", ".join(f"{n}={json.dumps(decision.arguments.get(n), ensure_ascii=False)}" for n in names)
+    return " ".join(filter(None, (f"{decision.sub}: {decision.decision}", changed, decision.reason)))
 
 
 def show(run: RunSummary) -> list[object]:
@@ -196,8 +223,9 @@ def show(run: RunSummary) -> list[object]:
                         a.request.approval_id,
                         escape(f"{a.request.tool} {a.request.resource}"),
                         str(a.request.amount) if a.request.amount else "",
-                        f"{a.status} ({len(a.approvers)} of {a.request.required})",
-                        escape("; ".join(f"{d.sub}: {d.decision} {d.reason}".strip() for d in a.decisions)),
+                        f"{a.status} ({len(a.approvers)} of {a.request.required})"
+                        + (f", escalated {clock(a.escalated_at)}" if a.escalated_at else ""),
+                        escape("; ".join(_decision(a, d) for d in a.decisions)),
                     )
                     for a in run.approvals
                 ),

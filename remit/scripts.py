@@ -1,6 +1,7 @@
-"""Reading what people put into files: inputs and scripts. Each failure is one sentence that names the file."""
+"""Reading what people put into files and options: inputs, scripts, edits. Each failure is one sentence that names the place."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -9,7 +10,7 @@ from policies.bundle import explain
 from policies.errors import InvalidInput
 from workflows.messages import ScriptTurn
 
-__all__ = ["inputs_of", "read_inputs_file", "read_script"]
+__all__ = ["changes_of", "edited", "inputs_of", "read_inputs_file", "read_script"]
 
 _SCRIPTS: TypeAdapter[dict[str, tuple[ScriptTurn, ...]]] = TypeAdapter(dict[str, tuple[ScriptTurn, ...]])
 _INPUTS: TypeAdapter[dict[str, JsonValue]] = TypeAdapter(dict[str, JsonValue])
@@ -56,6 +57,38 @@ def read_script(reference: str) -> tuple[ScriptTurn, ...]:
     if name not in scripts:
         raise InvalidInput(f"`{file}` has no script `{name}`; it has: {', '.join(sorted(scripts)) or 'none'}.")
     return scripts[name]
+
+
+def changes_of(options: Sequence[str] | None) -> dict[str, str]:
+    """What `--set NAME=VALUE` says, by name.
+
+    Raises:
+        InvalidInput: one has no `=`, or a name is set twice.
+    """
+    found: dict[str, str] = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise InvalidInput(f"`--set {option[:80]}` must be `--set NAME=VALUE`, for example `--set amount_cents=3000`.")
+        if name in found:
+            raise InvalidInput(f"`--set` names `{name[:80]}` twice; give each argument once.")
+        found[name] = value
+    return found
+
+
+def edited(arguments: Mapping[str, object], changes: Mapping[str, str]) -> dict[str, JsonValue]:
+    """`arguments` with `changes`. A value is JSON where that fits; for what was text before, or isn't JSON, it is text."""
+    found = _INPUTS.validate_python(dict(arguments))
+    for name, text in changes.items():
+        value: JsonValue = text
+        try:
+            parsed: JsonValue = json.loads(text)
+        except (ValueError, RecursionError):
+            parsed = text
+        if isinstance(parsed, str) or not isinstance(found.get(name), str):
+            value = parsed
+        found[name] = value
+    return found
 
 
 def _read(path: Path) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+from pydantic import JsonValue
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from activities.ledger.store import Effect, Intent, Ledger, run_scope
+from policies.approvals import Verb
 from policies.models import Money, ResourceRef
 from remit.client import Remit
 from remit.issuer import DevIssuer
@@ -135,28 +137,38 @@ class Engine:
         self,
         workflow_id: str,
         who: str,
-        decision: Literal["approve", "reject"] = "approve",
+        decision: Verb = "approve",
         *,
         approval_id: str | None = None,
         reason: str = "",
+        changes: Mapping[str, JsonValue] | None = None,
     ) -> tuple[str, str]:
-        """The id of the (only) pending approval and a decision on it, signed by `who`."""
+        """The id of the (only) pending approval and a decision on it, signed by `who`; `changes` are those of an edit."""
         summary, approval = await self.remit.approval(workflow_id, approval_id)
-        token = self.issuer.sign(who, request=approval.request, run_id=summary.run_id, decision=decision, reason=reason)
-        return approval.request.approval_id, token
+        request = approval.request
+        arguments: dict[str, Any] | None = None if changes is None else {**request.arguments, **changes}
+        token = self.issuer.sign(
+            who, request=request, run_id=summary.run_id, decision=decision, reason=reason, arguments=arguments
+        )
+        return request.approval_id, token
 
     async def decide(
         self,
         workflow_id: str,
         who: str,
-        decision: Literal["approve", "reject"] = "approve",
+        decision: Verb = "approve",
         *,
         approval_id: str | None = None,
         reason: str = "",
+        changes: Mapping[str, JsonValue] | None = None,
     ) -> Decided:
         """Decide on the named or only pending approval as `who`, by update."""
-        token = await self.token(workflow_id, who, decision, approval_id=approval_id, reason=reason)
+        token = await self.token(workflow_id, who, decision, approval_id=approval_id, reason=reason, changes=changes)
         return await self.remit.decide(workflow_id, *token)
+
+    async def edit(self, workflow_id: str, who: str, *, reason: str = "Too much.", **changes: JsonValue) -> Decided:
+        """Change arguments of the only pending action as `who`."""
+        return await self.decide(workflow_id, who, "edit", reason=reason, changes=changes)
 
     async def closed(self, workflow_id: str) -> RunSummary:
         """Wait for the run's end, and look at it."""

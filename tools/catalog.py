@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from policies.authorize import NAMESPACE
 from policies.canonical import digest
 from policies.errors import ToolInvalid, ToolRefusal
-from policies.models import ResourceFacts, RunFacts
+from policies.models import RISKS, ResourceFacts, RunFacts, Taint
 from tools.spec import ToolSpec, spec_of
 
 __all__ = ["Catalog"]
@@ -75,16 +75,20 @@ class Catalog:
 
     @cached_property
     def cedar_schema(self) -> str:
-        """JSON of the Cedar schema: an action for each tool, grouped in `read` and `write`.
+        """JSON of the Cedar schema: an action for each tool, grouped in `read` and `write`, and by risk, as in `risk:high`.
 
         Raises:
             ToolInvalid: an argument's type has no Cedar counterpart.
         """
         resources: dict[str, object] = {spec.resource_type: {} for spec in self.specs.values()}
-        actions: dict[str, object] = {"read": {}, "write": {}}
+        actions: dict[str, object] = {group: {} for group in ("read", "write", *(f"risk:{risk}" for risk in RISKS))}
         for spec in self.specs.values():
             try:
-                context: dict[str, object] = {"args": _record(spec.arguments), "run": _record(RunFacts)}
+                context: dict[str, object] = {
+                    "args": _record(spec.arguments),
+                    "run": _record(RunFacts),
+                    "taint": _record(Taint),
+                }
             except TypeError as e:
                 raise ToolInvalid(
                     f"Tool `{spec.name}`: {e}; use strings, integers, booleans, literals, lists or models."
@@ -92,7 +96,7 @@ class Catalog:
             if spec.effect == "write":
                 context["resource"] = _record(ResourceFacts)
             actions[spec.name] = {
-                "memberOf": [{"id": spec.effect}],
+                "memberOf": [{"id": spec.effect}, {"id": f"risk:{spec.risk}"}],
                 "appliesTo": {
                     "principalTypes": ["Agent"],
                     "resourceTypes": [spec.resource_type],

@@ -9,7 +9,9 @@ from workflows.messages import Capsule
 __all__ = ["action_of", "facts_of"]
 
 
-def action_of(capsule: Capsule, spec: ToolSpec, arguments: Arguments, *, step: int, index: int) -> Action:
+def action_of(
+    capsule: Capsule, spec: ToolSpec, arguments: Arguments, *, step: int, index: int, edited_by: tuple[str, ...] = ()
+) -> Action:
     """What exactly is approved, minted for and performed."""
     values = arguments.model_dump(mode="json")
     return Action(
@@ -21,6 +23,7 @@ def action_of(capsule: Capsule, spec: ToolSpec, arguments: Arguments, *, step: i
         arguments=values,
         policy_digest=capsule.bundle.digest,
         idempotency_key=idempotency_key(capsule.workflow_id, step, index, spec.id, values),
+        edited_by=edited_by,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -185,7 +186,7 @@ class AgentRun:
             self._check()
             self._charge(answer)
             requests = Turn.requests(answer.message)
-            await self._renew(bool(requests))
+            await self._renew(needed=bool(requests))
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
             turn = Turn(state, capsule, registry.current(), charged.tool_calls)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
@@ -197,7 +198,7 @@ class AgentRun:
             state.append(answer.message)
             return answer.message, turn, list(calls)
 
-    async def _renew(self, needed: bool) -> None:
+    async def _renew(self, *, needed: bool) -> None:
         """Mint the capability for reads anew before it ends."""
         minted = self._state.minted
         if not needed or minted is None or minted.expires_at - RENEW_SECONDS > self._now():
@@ -222,7 +223,9 @@ class AgentRun:
     # ---- 3. authorize -------------------------------------------------------------------------------------------
 
     async def _authorize(self, turn: Turn, index: int, request: ToolRequest) -> Call:
-        call = turn.propose(index, request)
+        return await self._judge(turn, turn.propose(index, request))
+
+    async def _judge(self, turn: Turn, call: Call) -> Call:
         if call.bound:
             self._state.risk = RISKS[max(RISKS.index(self._state.risk), RISKS.index(call.bound.spec.risk))]
         wanted = turn.facts_wanted(call)
@@ -230,13 +233,13 @@ class AgentRun:
             recorded = await ports.read_facts(wanted, summary=f"facts for {wanted.tool}") if wanted else None
         except ActivityError:
             self._check()
-            return replace(call, refusal=ToolRefusal("unavailable", f"`{request.name[:80]}` can't be reached now."))
+            return replace(call, refusal=ToolRefusal("unavailable", f"`{call.request.name[:80]}` can't be reached now."))
         return turn.judge(call, recorded)
 
     # ---- 4. approve ---------------------------------------------------------------------------------------------
 
     async def _approve(self, turn: Turn, call: Call, bound: Bound, rounds: int) -> Approval:
-        """Put the action before people and wait for what they decide.
+        """Put the action before people and wait for what they decide: an approval, or an edit.
 
         Raises:
             ToolRefusal: `rejected` or `approval_expired`.
@@ -245,15 +248,16 @@ class AgentRun:
         request = turn.approval_request(call, bound, rounds, self._now())
         name = request.approval_id
         state.approvals[name] = Approval(request=request)
+        state.judged[name] = turn.facts(bound, call.recorded)
         self._set_status("waiting_for_approval")
-        try:
-            await workflow.wait_condition(
-                lambda: state.approvals[name].status != "pending",
-                timeout=timedelta(seconds=state.limits.approval_seconds),
-                timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}",
-            )
-        except TimeoutError:
+        for step in self._capsule.approval_rules.escalation:
+            if await self._decided(name, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"):
+                break
+            state.escalate(name, self._capsule.approval_rules, self._now())
+            self._publish()
+        if not await self._decided(name, request.expires_at, "then it expires"):
             state.settle(name, "expired")
+        state.judged.pop(name, None)
         self._check()
         self._set_status("waiting_for_approval" if state.pending else "running")
         approval = state.approvals[name]
@@ -263,6 +267,18 @@ class AgentRun:
         if approval.status == "expired":
             raise ToolRefusal("approval_expired", "Nobody approved this in time.")
         return approval
+
+    async def _decided(self, name: str, until: int, then: str) -> bool:
+        """Wait until somebody has decided on the approval `name`, or until that time."""
+        approvals = self._state.approvals
+        request = approvals[name].request
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: approvals[name].status != "pending",
+                timeout=timedelta(seconds=max(0, until - self._now())),
+                timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}, {then}"[:190],
+            )
+        return approvals[name].status != "pending"
 
     # ---- 5. act -------------------------------------------------------------------------------------------------
 
@@ -321,12 +337,21 @@ class AgentRun:
             return ToolOutcome(status="refused", reason="unavailable", content=detail, attempt=attempts)
 
     async def _write(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
-        """Approve as often as the sums outside demand it, then execute."""
-        summary = f"{bound.spec.name} {bound.resource.id}" + (f" {bound.amount}" if bound.amount else "")
-        for rounds in range(MAX_APPROVAL_ROUNDS):
+        """Approve as often as the sums outside and edits demand it, then execute."""
+        for rounds in count():
+            if rounds - len(call.edits) == MAX_APPROVAL_ROUNDS:
+                break
             approval: Approval | None = None
             if call.verdict and call.verdict.decision == "require_approval":
                 approval = await self._approve(turn, call, bound, rounds)
+                if approval.edit:
+                    # An edit is a new action: other facts, another verdict, another digest, and nobody has approved it.
+                    await self._renew(needed=True)  # people took their time
+                    call = await self._judge(turn, turn.edit(call, bound, approval))
+                    self._check()
+                    call, bound = self._allowed(call), call.bound or bound
+                    continue
+            summary = f"{bound.spec.name} {bound.resource.id}" + (f" {bound.amount}" if bound.amount else "")
             write = await self._capable(turn.write(call, bound, approval), call)
             outcome = await ports.execute_tool(write, attempts=attempts, summary=summary)
             if outcome.reason == "capability_expired":  # no worker was there to take it up in time
@@ -341,12 +366,7 @@ class AgentRun:
             if approval:
                 self._state.settle(approval.request.approval_id, "cancelled")
             recorded = call.recorded.model_copy(update={"subject_sum_cents": outcome.subject_sum_cents})
-            call = turn.judge(replace(call, refusal=None), recorded)
-            if call.refusal:
-                raise call.refusal
-            if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
-                # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
-                raise ToolRefusal(DECIDE_AGAIN, "The sums for this subject have risen; decide anew whether this is right.")
+            call = self._allowed(turn.judge(replace(call, refusal=None), recorded))
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
 
     async def _capable(self, write: ExecuteTool, call: Call) -> ExecuteTool:
@@ -368,6 +388,20 @@ class AgentRun:
             raise ToolRefusal((cause and cause.type) or "unavailable", cause.message if cause else "No capability.") from None
         self._check()
         return write.model_copy(update={"capability": minted.id})
+
+    def _allowed(self, call: Call) -> Call:
+        """The call, if its new verdict lets it go on.
+
+        Raises:
+            ToolRefusal: it is denied, or needs the strong model, which hasn't decided on it.
+        """
+        if call.refusal:
+            raise call.refusal
+        if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
+            # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
+            changed = "A person edited this" if call.edits else "The sums for this subject have risen"
+            raise ToolRefusal(DECIDE_AGAIN, f"{changed}; decide anew whether this is right.")
+        return call
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
 
@@ -461,7 +495,9 @@ class AgentRun:
                 request = inbox.parse(KillSignal, args)
                 self._engage_kill(request.reason, request.by)
             elif name == "decide":
-                inbox.count_decision(self._state, self._run_id, inbox.parse(DecideSignal, args), self._now())
+                inbox.count_decision(
+                    self._state, self._run_id, inbox.parse(DecideSignal, args), self._now(), registry.current()
+                )
             else:
                 raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide` or `kill`.")
         except ApprovalRefused as e:
@@ -471,7 +507,9 @@ class AgentRun:
     @workflow.update(dynamic=True, description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints.')
     def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
         try:
-            approval = inbox.count_decision(self._state, self._run_id, self._decide_request(name, args), self._now())
+            approval = inbox.count_decision(
+                self._state, self._run_id, self._decide_request(name, args), self._now(), registry.current()
+            )
         except ApprovalRefused as e:
             self._state.refuse(name, e.reason, e.message, self._now())
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
@@ -486,7 +524,7 @@ class AgentRun:
     @on_update.validator
     def _validate_update(self, name: str, args: Sequence[RawValue]) -> None:
         try:
-            inbox.verified(self._state, self._run_id, self._decide_request(name, args), self._now())
+            inbox.verified(self._state, self._run_id, self._decide_request(name, args), self._now(), registry.current())
         except ApprovalRefused as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
 

@@ -1,5 +1,6 @@
 """What strangers may send to a run: parsed with suspicion, verified, counted at most once. Pure."""
 
+import json
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -9,13 +10,15 @@ from temporalio.common import RawValue
 from policies import approvals
 from policies.approvals import Approval, ApprovalDecision
 from policies.bundle import explain
-from policies.errors import ApprovalRefused
+from policies.errors import ApprovalRefused, ToolRefusal
 from policies.models import Frozen
+from tools.catalog import Catalog
 from workflows.state import RunState
 
 __all__ = ["DecideSignal", "KillSignal", "count_decision", "parse", "verified"]
 
 MAX_BYTES = 16_384
+MAX_EDITS = 10
 T = TypeVar("T", bound=Frozen)
 
 
@@ -52,7 +55,9 @@ def parse(model: type[T], args: Sequence[RawValue]) -> T:
         raise ApprovalRefused("malformed", f"The payload can't be used: {explain(e)}.") from None
 
 
-def verified(state: RunState, run_id: str, request: DecideSignal, now: int) -> tuple[Approval, ApprovalDecision]:
+def verified(
+    state: RunState, run_id: str, request: DecideSignal, now: int, catalog: Catalog
+) -> tuple[Approval, ApprovalDecision]:
     """The approval that `request` is about and the decision it proves; changes nothing.
 
     Raises:
@@ -68,19 +73,48 @@ def verified(state: RunState, run_id: str, request: DecideSignal, now: int) -> t
         directory=state.capsule.directory,
         now=now,
         barred=frozenset({state.start.requester, state.capsule.agent.id}),
+        rules=state.capsule.approval_rules,
     )
     if _name(decision) not in state.nonces:
         approvals.add_decision(approval, decision)
+        if decision.decision == "edit":
+            _check_edit(state, approval, decision, catalog)
     return approval, decision
 
 
-def count_decision(state: RunState, run_id: str, request: DecideSignal, now: int) -> Approval:
+def _check_edit(state: RunState, approval: Approval, decision: ApprovalDecision, catalog: Catalog) -> None:
+    """Whether an edit can be judged at all: arguments that the tool takes, and other ones than before.
+
+    Raises:
+        ApprovalRefused: `invalid_edit`, `nothing_changed` or `too_many_edits`.
+    """
+    request = approval.request
+    earlier = approval
+    for _ in range(MAX_EDITS):
+        if not earlier.request.edit_of:
+            break
+        earlier = state.approvals[earlier.request.edit_of]
+    else:
+        raise ApprovalRefused("too_many_edits", f"This action was edited {MAX_EDITS} times; approve or reject it.")
+    try:
+        parsed = catalog.get(request.tool.partition("@")[0]).parse(json.dumps(decision.arguments))
+    except ToolRefusal as e:
+        raise ApprovalRefused("invalid_edit", f"The edited arguments can't be used: {e.message}"[:1000]) from None
+    except Exception as e:  # an app's validators may do anything, and an error here would stop the run for ever
+        raise ApprovalRefused("invalid_edit", f"The edited arguments can't be used: {type(e).__name__}.") from None
+    if parsed.model_dump(mode="json") == request.arguments:
+        raise ApprovalRefused(
+            "nothing_changed", "The edit changes nothing; approve or reject the action, or change an argument."
+        )
+
+
+def count_decision(state: RunState, run_id: str, request: DecideSignal, now: int, catalog: Catalog) -> Approval:
     """Count a decision; the same one sent twice (by a client that retried) changes nothing.
 
     Raises:
         ApprovalRefused: it doesn't count.
     """
-    approval, decision = verified(state, run_id, request, now)
+    approval, decision = verified(state, run_id, request, now, catalog)
     if _name(decision) in state.nonces:
         return approval
     after = approvals.add_decision(approval, decision)

@@ -10,10 +10,20 @@ from pydantic import Field, JsonValue
 from temporalio.common import SearchAttributeKey
 
 from policies.approvals import Approval
-from policies.bundle import Bundle
+from policies.bundle import ApprovalRules, Bundle
 from policies.canonical import digest
 from policies.identity import Directory
-from policies.models import AgentIdentity, ApprovalStatus, Frozen, Money, ResourceFacts, RunStatus, Usage, UsageLimits
+from policies.models import (
+    ActionFacts,
+    AgentIdentity,
+    ApprovalStatus,
+    Frozen,
+    Money,
+    ResourceFacts,
+    RunStatus,
+    Usage,
+    UsageLimits,
+)
 from policies.routing import Route
 
 __all__ = [
@@ -220,6 +230,11 @@ class Capsule(Frozen):
         """The permission to use `tool` that a person gave for this run."""
         return next((d for d in self.delegations if d.tool == tool), None)
 
+    @cached_property
+    def approval_rules(self) -> ApprovalRules:
+        """Who may decide, and who else from when on, as the pinned bundle says."""
+        return self.bundle.limits().approvals
+
 
 class Admission(Frozen):
     """Input of `admit`: the start input without its script, which history already holds."""
@@ -292,7 +307,11 @@ class ReadTool(Frozen):
 
 
 class ExecuteTool(Frozen):
-    """Input of `execute_tool`: a write that was authorized, to be checked again beside the side effect."""
+    """Input of `execute_tool`: a write that was authorized, to be checked again beside the side effect.
+
+    Attributes:
+        edits: the approvals that ended with an edit of this call, oldest first; `arguments` are those of the last one.
+    """
 
     capsule: str
     step: int
@@ -308,6 +327,7 @@ class ExecuteTool(Frozen):
     tainted: bool
     approval: Approval | None = None
     capability: str = ""
+    edits: tuple[Approval, ...] = ()
 
 
 class MintCapability(Frozen):
@@ -413,7 +433,11 @@ class ToolCallView(Frozen):
 
 
 class RunSummary(Frozen):
-    """Answer of the query `status`."""
+    """Answer of the query `status`.
+
+    Attributes:
+        judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
+    """
 
     run_id: str
     workflow_id: str
@@ -435,3 +459,4 @@ class RunSummary(Frozen):
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from policies.approvals import Approval
-from policies.bundle import explain
+from policies.bundle import ApprovalRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
-from policies.models import ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
+from policies.models import ActionFacts, ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
 from workflows.messages import (
     Capsule,
     KillState,
@@ -43,6 +43,7 @@ class RunState(BaseModel):
         step: turns that were acted on; part of each idempotency key.
         failures: failed tries in a row, by tool.
         identical: how often each call was made, by digest of tool and arguments.
+        judged: what the verdict on each pending approval rested on.
         nonces: of decisions that counted, so that a repeated one changes nothing.
         capability: the newest one for reads, when the run's first has been minted anew.
         deadline: Unix seconds at which the run's wall time is over.
@@ -67,6 +68,7 @@ class RunState(BaseModel):
     identical: dict[str, int] = Field(default_factory=dict[str, int])
     calls: list[ToolCallView] = Field(default_factory=list[ToolCallView])
     approvals: dict[str, Approval] = Field(default_factory=dict[str, Approval])
+    judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
     nonces: list[str] = Field(default_factory=list[str])
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
@@ -139,6 +141,14 @@ class RunState(BaseModel):
     def settle(self, approval_id: str, status: ApprovalStatus) -> None:
         """Record what became of an approval."""
         self.approvals[approval_id] = self.approvals[approval_id].model_copy(update={"status": status})
+        self.judged.pop(approval_id, None)
+
+    def escalate(self, approval_id: str, rules: ApprovalRules, now: int) -> None:
+        """Let those decide too whom `rules` name by now."""
+        approval = self.approvals[approval_id]
+        roles = rules.roles_at(now - approval.request.requested_at)
+        request = approval.request.model_copy(update={"roles": roles})
+        self.approvals[approval_id] = approval.model_copy(update={"request": request, "escalated_at": now})
 
     @property
     def limits(self) -> UsageLimits:
@@ -181,6 +191,7 @@ class RunState(BaseModel):
             refused=tuple(self.refused),
             refused_total=self.refused_total,
             kill=self.kill,
+            judged=self.judged,
         )
 
     def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:

@@ -1,14 +1,14 @@
 """One tool call of a turn: granted, parsed, judged, named, observed. Pure; what is awaited in between is the loop's."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from policies import approvals
-from policies.approvals import Action, ApprovalRequest
+from policies.approvals import Action, Approval, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
-from policies.models import Money, ResourceRef, Verdict
+from policies.models import ActionFacts, Money, ResourceRef, Verdict
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
 from workflows.action import action_of, facts_of
@@ -59,6 +59,7 @@ class Call:
         slot: where its result goes in the transcript.
         bound: None when the tool isn't granted or its arguments don't parse.
         refusal: why it won't be made.
+        edits: the approvals that ended with an edit of it, oldest first.
     """
 
     index: int
@@ -68,16 +69,22 @@ class Call:
     recorded: RecordedFacts | None = None
     verdict: Verdict | None = None
     refusal: ToolRefusal | None = None
+    edits: tuple[Approval, ...] = ()
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The calls of one model turn, judged against one run."""
+    """The calls of one model turn, judged against one run.
+
+    Attributes:
+        edited: what people made of calls, by index.
+    """
 
     state: RunState
     capsule: Capsule
     catalog: Catalog
     calls_used: int
+    edited: dict[int, Call] = field(default_factory=dict[int, Call])
 
     @staticmethod
     def requests(message: AssistantMessage) -> list[tuple[int, ToolRequest]]:
@@ -119,6 +126,15 @@ class Turn:
             capability=self.state.capability_id,
         )
 
+    def edit(self, call: Call, bound: Bound, approval: Approval) -> Call:
+        """The call with the arguments that somebody put in the place of the model's; it must be judged as a new one."""
+        arguments = json.dumps(approval.edit.arguments if approval.edit else None, sort_keys=True, ensure_ascii=False)
+        request = call.request.model_copy(update={"arguments": arguments})
+        made = Bound(bound.spec, bound.spec.parse(arguments))
+        call = Call(call.index, call.slot, request, made, edits=(*call.edits, approval))
+        self.edited[call.index] = call
+        return call
+
     def judge(self, call: Call, recorded: RecordedFacts | None) -> Call:
         """The call with its verdict: the subject binding, the business rules, then the policy."""
         bound = call.bound
@@ -129,32 +145,37 @@ class Turn:
             if recorded:
                 bound.spec.bind(bound.arguments, recorded.facts, self.capsule.subject)
                 bound.spec.check(bound.arguments, recorded.facts)
-            verdict = self._verdict(bound, recorded)
+            verdict = authorize(compile_policy(self.capsule.bundle, self.catalog.cedar_schema), self.facts(bound, recorded))
         except ToolRefusal as e:
             return replace(call, refusal=e)
         refusal = ToolRefusal("denied", f"Policy: {verdict.reason}.") if verdict.decision == "deny" else None
         return replace(call, verdict=verdict, refusal=refusal)
 
-    def _verdict(self, bound: Bound, recorded: RecordedFacts | None) -> Verdict:
+    def facts(self, bound: Bound, recorded: RecordedFacts | None) -> ActionFacts:
+        """All that the verdict depends on, next to the policy."""
         capsule, state = self.capsule, self.state
-        return authorize(
-            compile_policy(capsule.bundle, self.catalog.cedar_schema),
-            facts_of(
-                capsule,
-                bound.spec,
-                bound.arguments,
-                calls_used=self.calls_used,
-                approvals=0,
-                model_tier=state.tier,
-                tainted=state.tainted,
-                subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
-                facts=recorded.facts if recorded else None,
-            ),
+        return facts_of(
+            capsule,
+            bound.spec,
+            bound.arguments,
+            calls_used=self.calls_used,
+            approvals=0,
+            model_tier=state.tier,
+            tainted=state.tainted,
+            subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
+            facts=recorded.facts if recorded else None,
         )
 
     def action(self, call: Call, bound: Bound) -> Action:
         """What exactly is approved and performed."""
-        return action_of(self.capsule, bound.spec, bound.arguments, step=self.state.step, index=call.index)
+        return action_of(
+            self.capsule,
+            bound.spec,
+            bound.arguments,
+            step=self.state.step,
+            index=call.index,
+            edited_by=approvals.editors(call.edits),
+        )
 
     def approval_request(self, call: Call, bound: Bound, rounds: int, now: int) -> ApprovalRequest:
         """What is put before people; `rounds` counts how often this call was put before them already."""
@@ -171,6 +192,8 @@ class Turn:
             policy_ids=call.verdict.policy_ids if call.verdict else (),
             requested_at=now,
             expires_at=now + self.state.limits.approval_seconds,
+            edited_by=approvals.editors(call.edits),
+            edit_of=call.edits[-1].request.approval_id if call.edits else "",
         )
 
     def read(self, call: Call, bound: Bound) -> ReadTool:
@@ -203,10 +226,12 @@ class Turn:
             model_tier=self.state.tier,
             tainted=self.state.tainted,
             approval=approval,
+            edits=call.edits,
         )
 
     def observe(self, call: Call, outcome: ToolOutcome) -> None:
         """Put the outcome into the transcript, and count it as a success or as failed tries of its tool."""
+        call = self.edited.get(call.index, call)
         state, name, bound = self.state, call.request.name, call.bound
         if outcome.status == "done":
             state.succeeded(name)
@@ -216,7 +241,8 @@ class Turn:
             state.failed(name, outcome.attempt)
             left = max(0, state.limits.attempts_per_step - state.failures[name])
             error = {"code": outcome.reason or outcome.status, "message": outcome.content, "attempts_left": left}
-            content = json.dumps({"error": error}, sort_keys=True, ensure_ascii=False)
+            edited = {"edited_by_people": approvals.edit_note(call.edits)} if call.edits else {}
+            content = json.dumps({"error": error, **edited}, sort_keys=True, ensure_ascii=False)
         state.append(ToolMessage(call_id=call.request.id, name=name, content=content))
         state.calls.append(
             ToolCallView(

@@ -6,6 +6,7 @@ apart, and nothing in it is markdown.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from policies.approvals import Approval
@@ -17,6 +18,7 @@ __all__ = ["cockpit", "usd"]
 SHOWN_CALLS = 12
 SHOWN_TEXT = 600
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
+VERBS = {"approve": "approved", "reject": "rejected", "edit": "edited"}
 DECIDED = {"consumed": "approved and carried out", "approved": "approved", "pending": "waiting"}
 
 
@@ -34,6 +36,10 @@ def _code(text: str, most: int = SHOWN_TEXT) -> str:
     flat = " ".join(text.split()).replace("`", "'").replace("|", "\u00a6")
     short = flat if len(flat) <= most else flat[: most - 2] + " \u2026"
     return f"`{short}`" if short else ""
+
+
+def _given(arguments: Mapping[str, object]) -> str:
+    return _code(", ".join(f"{k}={v}" for k, v in arguments.items() if v is not None))
 
 
 def _command(verb: str, workflow_id: str, rest: str = "") -> str:
@@ -95,12 +101,15 @@ def _words(state: RunState) -> str:
     return ""
 
 
+def _people(names: tuple[str, ...]) -> str:
+    return ", ".join(_code(n) for n in names)
+
+
 def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]:
     request, have = approval.request, approval.approvers
     amount = f" **{request.amount}**" if request.amount else ""
     left = request.required - len(have)
-    arguments = ", ".join(f"{k}={v}" for k, v in request.arguments.items() if v is not None)
-    barred = {*have, state.start.requester}
+    barred = {*have, state.start.requester, *request.edited_by}
     known = state.capsule.directory.people if state.capsule else ()
     people = [_code(p.sub) for p in known if {*p.roles} & {*request.roles} and p.sub not in barred]
     who = f" {request.approval_id} --as PERSON"
@@ -110,16 +119,31 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
         "",
         f"{_code(request.tool)}{amount} on {_code(str(request.resource))}, expires {_time(request.expires_at)}",
         "",
-        f"- exactly: {_code(arguments)}",
+        f"- exactly: {_given(request.arguments)}",
+        *([f"- edited by {_people(request.edited_by)}, who may not approve it"] if request.edited_by else []),
         f"- asked for by policy: {', '.join(_code(p) for p in request.policy_ids) or 'unknown'}",
         f"- the model's reason, not checked: {_code(_words(state)) or 'none given'}",
         f"- approved by: {', '.join(_code(a) for a in have) or 'nobody yet'}",
         f"- may decide: {', '.join(people) or 'nobody that the directory knows'}",
+        *_escalation(state, approval),
         f"- approve: {_command('approve', workflow_id, who)}",
         f"- reject: {_command('reject', workflow_id, who)}",
+        f"- change an argument: {_command('edit', workflow_id, who + ' --set NAME=VALUE')}",
         f"- from this page: {_command('sign', workflow_id, who + ' --approve')}, then `More Actions`, `Send a Signal`, "
         "`Custom`, name `decide`, and paste what it printed",
     ]
+
+
+def _escalation(state: RunState, approval: Approval) -> list[str]:
+    """Who was asked later, or will be."""
+    request, lines = approval.request, list[str]()
+    if approval.escalated_at is not None:
+        lines.append(f"- escalated {_time(approval.escalated_at)}: nobody had decided, so {_people(request.roles)} may")
+    for step in state.capsule.approval_rules.escalation if state.capsule else ():
+        at = request.requested_at + step.after_seconds
+        if (approval.escalated_at or 0) < at < request.expires_at:
+            lines.append(f"- from {_time(at)} on {_people(step.roles)} may decide too")
+    return lines
 
 
 def _calls(calls: list[ToolCallView]) -> list[str]:
@@ -150,9 +174,11 @@ def _decided(state: RunState) -> list[str]:
         what = f"{_code(request.approval_id)} {_code(request.tool)}{amount} on {_code(str(request.resource))}"
         lines.append(f"- {what}: **{DECIDED.get(approval.status, approval.status)}**")
         for d in approval.decisions:
-            verb = "approved" if d.decision == "approve" else "rejected"
             why = _code(d.reason) or "no reason given"
-            lines.append(f"- {_code(request.approval_id)} {verb} by {_code(d.sub)}, {_time(d.decided_at)}: {why}")
+            to = f" to {_given(d.arguments)}" if d.arguments is not None else ""
+            lines.append(
+                f"- {_code(request.approval_id)} {VERBS[d.decision]} by {_code(d.sub)}, {_time(d.decided_at)}{to}: {why}"
+            )
     return ["", "### Decisions of people", "", *lines] if lines else []
 
 

@@ -56,6 +56,22 @@ def test_the_session(tmp_path: Path) -> None:
     assert "Double charge, seen on the bank statement." in out
 
 
+def test_edit_what_waits(tmp_path: Path) -> None:
+    """A refund of $740 becomes one of $300, which one other person approves."""
+    dev = DevEngine(tmp_path / ".remit")
+    try:
+        start, edit, approve, show = block("edit").splitlines()
+        waits = "for i in $(seq 100); do remit inbox | grep second | grep -q '{}' && break; sleep 0.1; done"
+        done = "for i in $(seq 100); do remit show second | grep -q completed && break; sleep 0.1; done"
+        script = [start, waits.format("ap-3-0 "), edit, waits.format("ap-3-0-1 "), approve, done, show]
+        out = dev.console.sh("\n".join(script)).out
+    finally:
+        dev.stop()
+    assert "ap-3-0-1 is approved." in out
+    assert "ana@example.com: edit amount_cents=30000 Half of the month was used." in out
+    assert [r["amount_cents"] for r in rows(dev.home / "business.db", "refunds")] == [30000]
+
+
 def test_plain_temporal(tmp_path: Path) -> None:
     """Temporal's own command line starts, approves and reads a run; two people sign, and one refund happens."""
     dev = DevEngine(tmp_path / ".remit")

@@ -122,6 +122,19 @@ async def _continued(home: Path) -> None:
         await _store("continued", engine.remit.handle(run.id))
 
 
+async def _edited(client: Client, home: Path) -> None:
+    """An approval that ends with an edit, and the edited action approved by somebody else."""
+    refund = turn(call("request_refund", invoice_id="in_1006", amount_cents=74000, reason="duplicate"))
+    async with Engine(client, home) as engine:
+        run = await engine.start([refund, final()], ticket="T-1003", requester="sam@example.com")
+        await engine.pending(run.id)
+        await engine.edit(run.id, "bo", amount_cents=30000)
+        await engine.until(run.id, lambda s: len(s.approvals) == 2)
+        await engine.decide(run.id, "ana")
+        await run.result()
+        await _store("edited", run)
+
+
 async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
     history = _impersonal(json.loads((await run.fetch_history()).to_json()))
     (HISTORIES / f"{name}.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -154,6 +167,7 @@ async def record() -> None:
                     await _scenario(client, server.address, home(ticket.scenario), ticket)
                     print(ticket.scenario, flush=True)
             await _refused_start(client, home("refused_start"))
+            await _edited(client, home("edited"))
             await _continued(home("continued"))
         finally:
             server.stop()

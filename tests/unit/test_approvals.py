@@ -6,6 +6,7 @@ import hmac
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,7 +30,8 @@ from policies.approvals import (
     sign_decision,
     verify_decision,
 )
-from policies.canonical import canonical_json
+from policies.bundle import ApprovalRules, Escalation
+from policies.canonical import canonical_json, digest
 from policies.errors import ApprovalRefused
 from policies.identity import Directory, Person, PublicKey
 from policies.models import ResourceRef
@@ -120,8 +122,10 @@ TEXT = st.text(max_size=20)
 VALUES = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | TEXT
 RESOURCES = st.builds(ResourceRef, type=TEXT, id=TEXT)
 FIELDS: dict[str, st.SearchStrategy[object]] = {
-    name: RESOURCES if name == "resource" else st.dictionaries(TEXT, VALUES, max_size=3) if name == "arguments" else TEXT
-    for name in Action.model_fields
+    **dict.fromkeys(Action.model_fields, TEXT),
+    "resource": RESOURCES,
+    "arguments": st.dictionaries(TEXT, VALUES, max_size=3),
+    "edited_by": st.lists(TEXT, max_size=2).map(tuple),
 }
 ACTIONS = st.fixed_dictionaries(FIELDS).map(Action.model_validate)
 
@@ -133,6 +137,13 @@ def test_another_action_has_another_digest(action: Action, name: str, data: st.D
     other = Action.model_validate({**dict(action), name: new})
     assume(canonical_json(other) != canonical_json(action))
     assert action_digest(other) != action_digest(action)
+
+
+def test_the_digest_of_what_nobody_edited_is_what_it_always_was() -> None:
+    """Open runs and stored histories hold signatures over the digest of actions that had no editors yet."""
+    fields = {n: "x" for n in Action.model_fields if n not in ("resource", "arguments", "edited_by")}
+    plain = {**fields, "resource": {"type": "Invoice", "id": "in_1"}, "arguments": {"amount_cents": 1}}
+    assert action_digest(Action.model_validate(plain)) == digest(plain)
 
 
 @given(ACTIONS)
@@ -289,6 +300,25 @@ REFUSED = (
         BAD_SIGNATURE,
     ),
     Refused("maybe", raw(header(), CONTENT.replace(b'"approve"', b'"maybe"'), as_ana), "bad_signature", BAD_SIGNATURE),
+    Refused(
+        "an edit without arguments",
+        raw(header(), CONTENT.replace(b'"approve"', b'"edit"'), as_ana),
+        "bad_signature",
+        BAD_SIGNATURE,
+    ),
+    Refused(
+        "an approval with arguments",
+        raw(header(), json.dumps({**claims().model_dump(), "arguments": {}}).encode(), as_ana),
+        "bad_signature",
+        BAD_SIGNATURE,
+    ),
+    Refused(
+        "the editor",
+        signed(),
+        "own_edit",
+        f"`{ANA}` edited this action and may not approve it; somebody else must.",
+        asked=request(edited_by=(ANA,)),
+    ),
     Refused("other run", signed(run="run-2"), "other_approval", OTHER_APPROVAL),
     Refused("other approval", signed(approval_id="ap-2-1"), "other_approval", OTHER_APPROVAL),
     Refused(
@@ -396,6 +426,29 @@ def test_one_rejection_rejects() -> None:
     assert (second.status, second.approvers) == ("rejected", (ANA,))
 
 
+EDIT: dict[str, Any] = {"decision": "edit", "arguments": {**REQUEST.arguments, "amount_cents": 3000}}
+
+
+def test_an_edit_ends_the_approval() -> None:
+    """Whoever approved before approved other arguments; those of the edit are what was signed."""
+    first = add_decision(approval(2), verify(signed()))
+    second = add_decision(first, verify(signed("bo-1", **EDIT)))
+    assert (second.status, second.edit and second.edit.arguments) == ("cancelled", EDIT["arguments"])
+
+
+def test_the_editor_of_an_action_may_reject_it_or_edit_it_again() -> None:
+    """Only their approval doesn't count."""
+    mine = request(edited_by=(ANA,))
+    assert verify(signed(decision="reject"), asked=mine).decision == "reject"
+    assert verify(signed(**EDIT), asked=mine).decision == "edit"
+
+
+def test_a_token_without_arguments_has_no_such_claim() -> None:
+    """Workers that know no edits read the approvals of those who do."""
+    payload = signed().split(".")[1]
+    assert set(json.loads(base64.urlsafe_b64decode(payload + "=="))) == set(DecisionClaims.model_fields) - {"arguments"}
+
+
 @pytest.mark.parametrize("status", ["approved", "rejected", "expired", "cancelled", "consumed"])
 def test_what_is_decided_stays_decided(status: str) -> None:
     """Nothing is added to an approval that isn't pending."""
@@ -423,6 +476,64 @@ def test_counting_follows_the_rule(votes: list[tuple[str, str]], required: int) 
         people.add(sub)
         expected = "rejected" if vote == "reject" else "approved" if len(people) >= required else "pending"
         assert state.status == expected
+
+
+# ---- who else is asked ---------------------------------------------------------------------------------------------
+
+RULES = ApprovalRules(
+    roles=("refund-approver",),
+    escalation=(Escalation(after_seconds=600, roles=("support-lead",)), Escalation(after_seconds=1200, roles=("board",))),
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "roles"),
+    [
+        (-60, ("refund-approver",)),
+        (599, ("refund-approver",)),
+        (600, ("refund-approver", "support-lead")),
+        (1200, ("refund-approver", "support-lead", "board")),
+    ],
+)
+def test_each_step_of_an_escalation_adds_its_roles(seconds: int, roles: tuple[str, ...]) -> None:
+    """Who was asked first may still decide."""
+    assert RULES.roles_at(seconds) == roles
+
+
+@dataclass(frozen=True)
+class Late:
+    name: str
+    signed_at: int
+    decided_at: int
+    counts: bool
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Late("in time", NOW + 600, NOW + 600, True),
+        Late("decided a second early", NOW + 600, NOW + 599, False),
+        Late("signed a second early", NOW + 599, NOW + 700, False),
+        Late("by a clock that is ahead", NOW + 650, NOW + 595, False),
+    ],
+    ids=lambda c: c.name,
+)
+def test_the_next_group_counts_only_once_it_was_asked(case: Late) -> None:
+    """Both when it was signed and when it was decided; and in the count beside the write it is the signature that says when."""
+    token = signed("lou-1", iat=case.signed_at, exp=case.signed_at + 900)
+    extended = request(roles=("refund-approver", "support-lead"))  # what a workflow claims
+    given = GOOD.model_copy(update={"decision_jws": token, "decided_at": case.decided_at})
+
+    def count() -> int:
+        return quorum((given,), request=extended, run_id=RUN, directory=DIRECTORY, barred=BARRED, rules=RULES)
+
+    if case.counts:
+        assert count() == 1
+    else:
+        assert refusal(count) == (
+            "wrong_role",
+            "`lou@example.com` has none of the roles that may decide here: refund-approver.",
+        )
 
 
 # ---- counting again beside the effect -------------------------------------------------------------------------------
@@ -457,6 +568,7 @@ RECOUNTS = (
     Recount(
         "a rejection noted as an approval", (GOOD.model_copy(update={"decision_jws": signed(decision="reject")}),), "rejected"
     ),
+    Recount("an edit noted as an approval", (GOOD.model_copy(update={"decision_jws": signed(**EDIT)}),), "edited"),
     Recount(
         "for another action", (GOOD.model_copy(update={"decision_jws": signed(act="sha256:" + "d" * 64)}),), "other_action"
     ),

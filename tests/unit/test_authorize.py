@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from activities.library import Library
 from policies.authorize import authorize
-from policies.models import ActionFacts, Decision, ResourceRef, RunFacts, Verdict
+from policies.bundle import Bundle, compile_policy
+from policies.models import ActionFacts, Decision, Idempotency, ResourceFacts, ResourceRef, Risk, RunFacts, Verdict
 from remit.settings import ROOT
-from tests.builders import SUBJECT, agent, compiled, refund
+from tests.builders import SUBJECT, agent, bundle, compiled, refund
 from tools.builtin import CATALOG
+from tools.catalog import Catalog
+from tools.spec import Arguments, Result, ToolContext, ToolSpec, spec_of, tool
 
 BUNDLES = ("incidents_v1", "refunds_v7", "support_v1")
 REFUNDS = compiled("refunds_v7")
@@ -56,6 +59,21 @@ def note(visibility: str, approvals: int = 0) -> ActionFacts:
             "arguments": {"customer_id": "cus_101", "visibility": visibility, "text": "hello"},
         }
     )
+
+
+def incident() -> ActionFacts:
+    asked = refund(by=agent(role="incident-assistant"), owner="Alert:AL-301", subject="Alert:AL-301")
+    return asked.model_copy(
+        update={
+            "tool": "open_incident",
+            "resource": ResourceRef(type="Alert", id="AL-301"),
+            "arguments": {"alert_id": "AL-301", "severity": "sev2", "title": "x"},
+        }
+    )
+
+
+WRITES = {"incidents_v1": incident(), "refunds_v7": refund(), "support_v1": note("internal")}
+"""A write of the automatic tier under each bundle."""
 
 
 def read(**changes: object) -> ActionFacts:
@@ -164,7 +182,7 @@ def test_no_other_role_can_refund(bundle: str, role: str, amount: int, approvals
 @pytest.mark.parametrize("bundle", ["incidents_v1", "support_v1"])
 def test_the_billing_role_has_no_rights_under_other_bundles(bundle: str) -> None:
     """A role's rights come from its own bundle."""
-    verdict = authorize(compiled(bundle), refund(100))
+    verdict = authorize(compiled(bundle), refund(100, approvals=1))
     assert verdict == Verdict(decision="deny", reason="no policy permits this")
 
 
@@ -219,7 +237,7 @@ def test_policy_ids_are_sorted() -> None:
     """Cedar's own order differs from answer to answer; ours doesn't."""
     action = refund(60_000, tier=1, by=agent(mode="draft"))
     seen = {authorize(REFUNDS, action).policy_ids for _ in range(50)}
-    assert seen == {("draft-mode", "refund-one-person", "refund-strong-model", "refund-two-people")}
+    assert seen == {("draft-mode", "refund-one-person", "refund-strong-model", "refund-two-people", "untrusted-refund")}
 
 
 @given(st.text(max_size=80))
@@ -230,7 +248,7 @@ def test_no_resource_id_changes_the_verdict(text: str) -> None:
 
 
 @given(
-    subject=st.text(max_size=40),
+    subject=st.text(min_size=1, max_size=40),
     calls=st.integers(0, 1000),
     assurance=st.integers(0, 3),
     tainted=st.booleans(),
@@ -247,6 +265,144 @@ def test_facts_that_no_rule_names_change_nothing(subject: str, calls: int, assur
         subject_sum_cents=0,
     )
     assert authorize(REFUNDS, refund(owner=subject).model_copy(update={"run": run})).decision == "allow"
+
+
+# ---- text from outside ----------------------------------------------------------------------------------------------
+
+
+def told(action: ActionFacts, **changes: object) -> ActionFacts:
+    """The action, with other facts of its run."""
+    return action.model_copy(update={"run": action.run.model_copy(update=changes)})
+
+
+@given(amount=CENTS, earlier=CENTS, approvals=st.integers(0, 2), tier=st.sampled_from([1, 2]), assurance=st.integers(0, 3))
+def test_what_untrusted_text_led_to_needs_a_person_a_strong_model_and_assurance(
+    amount: int, earlier: int, approvals: int, tier: int, assurance: int
+) -> None:
+    """Above the automatic tier; below it, taint changes nothing."""
+    action = refund(amount, earlier=earlier, approvals=approvals, tier=tier)
+    verdict = authorize(REFUNDS, told(action, tainted=True, assurance=assurance))
+    if amount + earlier < 5000:
+        assert verdict.decision == "allow"
+    elif assurance < 2:
+        assert verdict.decision == "deny"
+    else:
+        assert (verdict.decision == "allow") == (approvals >= (2 if amount + earlier > 50_000 else 1) and tier == 2)
+
+
+def test_assurance_that_is_missing_cannot_be_approved() -> None:
+    """Nobody is asked: the denial names what is missing and which policy wants it."""
+    verdict = authorize(REFUNDS, told(refund(12_000, approvals=2), tainted=True, assurance=1))
+    assert (verdict.decision, verdict.approvals_required, verdict.policy_ids) == ("deny", 0, ("untrusted-refund",))
+    assert verdict.reason == (
+        "assurance 2 is required, the agent has 1, and nobody can approve it instead; required by untrusted-refund"
+    )
+
+
+def test_without_untrusted_text_the_amount_decides() -> None:
+    """An agent of low assurance may still ask people, where it has read nothing from outside."""
+    verdict = authorize(REFUNDS, told(refund(12_000), tainted=False, assurance=1))
+    assert (verdict.decision, verdict.approvals_required) == ("require_approval", 1)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize("tainted", [True, False])
+def test_a_run_for_nobody_writes_nothing_after_untrusted_text(name: str, tainted: bool) -> None:
+    """There is no subject to bind it to."""
+    action = told(WRITES[name], subject="", tainted=tainted)
+    verdict = authorize(compiled(name), action)
+    expected = ("deny", ("untrusted-unbound",)) if tainted else ("allow", ("writes",))
+    assert (verdict.decision, verdict.policy_ids) == expected
+
+
+def test_a_visible_note_that_untrusted_text_led_to_needs_the_strong_model() -> None:
+    """What a customer can read, written after reading a ticket: a person, the strong model, and assurance."""
+    verdict = authorize(compiled("support_v1"), told(note("customer"), model_tier=1, tainted=True))
+    assert (verdict.approvals_required, verdict.route_strong) == (1, True)
+    plain = authorize(compiled("support_v1"), told(note("customer"), model_tier=1, tainted=False))
+    assert (plain.approvals_required, plain.route_strong) == (1, False)
+
+
+def test_a_policy_sees_the_taint() -> None:
+    """`context.taint.untrusted` says what `context.run.tainted` says."""
+    text = '@id("all") permit (principal, action, resource);' + "".join(
+        f'@id("{n}") forbid (principal, action, resource) when {{ {condition} }};'
+        for n, condition in (("new", "context.taint.untrusted"), ("old", "context.run.tainted"))
+    )
+    policy = compile_policy(Bundle(name="b", policy=text, limits_toml=""), CATALOG.cedar_schema)
+    assert authorize(policy, told(read(), tainted=True)).policy_ids == ("new", "old")
+    assert authorize(policy, told(read(), tainted=False)).decision == "allow"
+
+
+# ---- risk -----------------------------------------------------------------------------------------------------------
+
+
+class Account(Arguments):
+    customer_id: str
+
+
+class Changed(Result):
+    pass
+
+
+async def owner(args: Account, context: ToolContext) -> ResourceFacts:
+    return ResourceFacts(owner=f"Customer:{args.customer_id}")
+
+
+def account_tool(name: str, risk: Risk) -> ToolSpec:
+    """A tool of an app that changes permissions or deletes."""
+
+    async def run(args: Account, context: ToolContext) -> Changed:
+        return Changed()
+
+    run.__name__, run.__doc__ = name, "Change an account."
+    once: Idempotency = "native_key"
+    tool(effect="write", risk=risk, scope="x", resource=("Customer", "customer_id"), facts=owner, idempotency=once)(run)
+    spec = spec_of(run)
+    assert spec
+    return spec
+
+
+WITH_ACCOUNTS = CATALOG + Catalog(
+    [account_tool("rename_user", "medium"), account_tool("grant_access", "high"), account_tool("close_account", "critical")]
+)
+RISKS = {"rename_user": 0, "grant_access": 1, "close_account": 2}
+
+
+@given(
+    approvals=st.integers(0, 3),
+    tier=st.sampled_from([1, 2]),
+    assurance=st.integers(1, 3),
+    tainted=st.booleans(),
+    name=st.sampled_from(sorted(RISKS)),
+)
+@pytest.mark.parametrize("shipped", BUNDLES)
+def test_permission_changes_and_deletes_have_tiers_by_risk(
+    shipped: str, approvals: int, tier: int, assurance: int, tainted: bool, name: str
+) -> None:
+    """Under every bundle that ships, `high` needs one person and `critical` two; after untrusted text, the strong model
+    and assurance too."""
+    permits = '@id("accounts") permit (principal, action in Remit::Action::"write", resource);'
+    text = bundle(shipped).policy + permits
+    policy = compile_policy(Bundle(name=shipped, policy=text, limits_toml=""), WITH_ACCOUNTS.cedar_schema)
+    action = refund().model_copy(
+        update={
+            "tool": name,
+            "resource": ResourceRef(type="Customer", id="cus_101"),
+            "arguments": {"customer_id": "cus_101"},
+        }
+    )
+    verdict = authorize(policy, told(action, approvals=approvals, model_tier=tier, assurance=assurance, tainted=tainted))
+    people = RISKS[name]
+    careful = tainted and people > 0
+    if careful and assurance < 2:
+        assert verdict.decision == "deny"
+    elif approvals >= people and not (careful and tier < 2):
+        assert verdict.decision == "allow"
+    else:
+        assert verdict.decision == "require_approval"
+        assert verdict.approvals_required == (people if approvals < people else 0)
+        assert verdict.route_strong == (careful and tier < 2)
 
 
 GIVEN: dict[str, dict[str, object]] = {

@@ -30,7 +30,7 @@ class Wrong:
 
 REFUND = 'permit (principal, action == Remit::Action::"request_refund", resource)'
 NO_ID = "Bundle `b`: each policy needs an `@id` of its own; `{}` has none or shares it."
-NO_OBLIGATION = "Bundle `b`: `a` has the unknown obligation `{}`; use `approval:N` or `route:strong`."
+NO_OBLIGATION = "Bundle `b`: `a` has the unknown obligation `{}`; use `approval:N`, `route:strong` or `assurance:N`."
 INVALID = "Bundle `b`: policy `a`: {}."
 
 POLICIES = (
@@ -76,6 +76,7 @@ POLICIES = (
     Wrong("negative", forbid("approval:-1"), NO_OBLIGATION.format("approval:-1")),
     Wrong("a digit that is no number", forbid("approval:²"), NO_OBLIGATION.format("approval:²")),
     Wrong("unknown route", forbid("route:weak"), NO_OBLIGATION.format("route:weak")),
+    Wrong("assurance without a number", forbid("assurance:strong"), NO_OBLIGATION.format("assurance:strong")),
     Wrong(
         "obligation of a permit",
         '@id("a") @obligation("approval:1") permit (principal, action, resource);',
@@ -91,6 +92,26 @@ LIMITS = (
     ),
     Wrong(
         "wrong type", "[approvals]\nroles = 3", "Bundle `b`: `limits.toml`: `approvals.roles` Input should be a valid tuple."
+    ),
+    Wrong(
+        "escalation to nobody",
+        "[[approvals.escalation]]\nafter_seconds = 60\nroles = []",
+        "Bundle `b`: `limits.toml`: `approvals.escalation.0.roles` Tuple should have at least 1 item after validation, not 0.",
+    ),
+    Wrong(
+        "escalation at once",
+        '[[approvals.escalation]]\nafter_seconds = 0\nroles = ["a"]',
+        "Bundle `b`: `limits.toml`: `approvals.escalation.0.after_seconds` Input should be greater than or equal to 1.",
+    ),
+    Wrong(
+        "escalation out of order",
+        "".join(f'[[approvals.escalation]]\nafter_seconds = {n}\nroles = ["a"]\n' for n in (60, 60)),
+        "Bundle `b`: `limits.toml`: `approvals` Value error, each step of the escalation must come later than the one before.",
+    ),
+    Wrong(
+        "escalation after the expiry",
+        '[run]\napproval_seconds = 60\n[[approvals.escalation]]\nafter_seconds = 60\nroles = ["a"]',
+        "Bundle `b`: `limits.toml`: `$` Value error, an escalation must come before approvals expire, after 60 s.",
     ),
     Wrong(
         "unknown word",

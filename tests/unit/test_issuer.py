@@ -1,5 +1,6 @@
 """The dev issuer: people who don't exist, with keys that nobody else can read, and never in production."""
 
+import re
 import subprocess
 import sys
 import time
@@ -90,7 +91,7 @@ def test_a_short_name_that_two_share_finds_nobody(issuer: DevIssuer, tmp_path: P
 def test_an_unknown_person_is_named_with_those_who_are_known(issuer: DevIssuer, who: str) -> None:
     """A name that nobody has is refused with the names that there are."""
     assert message(NotFound, lambda: issuer.resolve(who)) == (
-        f"`{who}` is not in the directory; known: `ana@example.com`, `bo@example.com`, `cleo@example.com`, `sam@example.com`."
+        f"`{who}` is not in the directory; known: {', '.join(f'`{sub}`' for sub in PEOPLE)}."
     )
 
 
@@ -115,6 +116,20 @@ def test_an_endless_reason_is_refused(issuer: DevIssuer) -> None:
     assert message(
         InvalidInput, lambda: issuer.sign("ana", request=request(), run_id="r", decision="approve", reason="x" * 2001)
     ) == ("The decision can't be signed: `reason` String should have at most 2000 characters.")
+
+
+def test_a_reason_that_is_long_in_bytes_is_refused_when_it_is_signed(issuer: DevIssuer) -> None:
+    """Two thousand letters of most of the world don't fit into a decision that a run takes; better said here than there."""
+    said = message(
+        InvalidInput, lambda: issuer.sign("ana", request=request(), run_id="r", decision="approve", reason="\U0001f642" * 2000)
+    )
+    assert re.fullmatch(r"The signed decision has 1\d{4} bytes, 8192 are the most; shorten its reason\.", said)
+
+
+def test_what_is_not_json_cannot_be_signed(issuer: DevIssuer) -> None:
+    """A lone surrogate, as a terminal may hand it over, is one sentence."""
+    said = message(InvalidInput, lambda: issuer.sign("ana", request=request(), run_id="r", decision="approve", reason="\ud800"))
+    assert said.startswith("The decision can't be signed: ")
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[]", '{"kty": "RSA"}'], ids=repr)

@@ -282,6 +282,19 @@ def test_an_agent_lowers_limits_and_never_raises_them(tmp_path_factory: pytest.T
     assert lowered == UsageLimits(tool_calls=min(wanted, 10))
 
 
+def test_an_agent_cannot_let_approvals_expire_before_they_escalate(root: Path, library: Library) -> None:
+    """The next group would never be asked; that is said before a run starts."""
+    limits = root / "policies" / "bundles" / "rules" / "limits.toml"
+    limits.write_text(f'{LIMITS}[[approvals.escalation]]\nafter_seconds = 600\nroles = ["board"]\n')
+    assert library.problems() == []
+    agent = root / "agents" / "helper" / "agent.toml"
+    agent.write_text(AGENT.replace("tool_calls = 5", "approval_seconds = 600"))
+    assert library.problems() == [
+        "Agent `helper`: approvals would expire after 600 s, before the bundle `rules` escalates them; "
+        "raise `limits.approval_seconds`."
+    ]
+
+
 @pytest.mark.parametrize(
     ("limits", "why"),
     [

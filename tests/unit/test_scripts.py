@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.errors import InvalidInput
-from remit.scripts import inputs_of, read_inputs_file, read_script
+from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from workflows.messages import ScriptCall, ScriptTurn
 
 
@@ -43,6 +43,40 @@ def test_each_line_is_a_run(tmp_path_factory: pytest.TempPathFactory, rows: list
     path = tmp_path_factory.getbasetemp() / "inputs.jsonl"
     path.write_bytes("\n\n".join(json.dumps(r, ensure_ascii=False) for r in rows).encode() + b"\r\n \r\n")
     assert read_inputs_file(path) == rows
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("amount_cents=3000", 3000),
+        ("text=3000", "3000"),
+        ('text="quoted"', "quoted"),
+        ("text=a=b", "a=b"),
+        ("text=", ""),
+        ("amount_cents=many", "many"),
+        ("tags=[1]", [1]),
+    ],
+)
+def test_a_changed_argument_is_json_or_text(option: str, value: object) -> None:
+    """What was text stays text, though it looks like a number; the tool says whether a value fits."""
+    name = option.partition("=")[0]
+    before: dict[str, object] = {"amount_cents": 1, "text": "x", "other": None}
+    assert edited(before, changes_of([option])) == {**before, name: value}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["amount_cents"], "`--set amount_cents` must be `--set NAME=VALUE`, for example `--set amount_cents=3000`."),
+        (["=1"], "`--set =1` must be `--set NAME=VALUE`, for example `--set amount_cents=3000`."),
+        (["a=1", "a=2"], "`--set` names `a` twice; give each argument once."),
+    ],
+)
+def test_a_change_that_says_nothing_is_refused(options: list[str], message: str) -> None:
+    """Each has its sentence."""
+    with pytest.raises(InvalidInput) as refused:
+        changes_of(options)
+    assert refused.value.message == message
 
 
 def test_a_line_separator_in_a_text_is_text(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from policies.approvals import Approval
 from policies.canonical import canonical_json, chain
 from policies.errors import InvalidInput
 from policies.models import Usage, UsageLimits
-from tests.builders import NOW, capsule, request
+from tests.builders import NOW, capsule, refund, request
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
@@ -105,6 +105,7 @@ def whole() -> RunState:
         failures={"get_ticket": 1},
         calls=[ToolCallView(step=1, tool="get_ticket", status="done", amount=None)],
         approvals={"ap-2-0": Approval(request=request())},
+        judged={"ap-2-0": refund()},
         nonces=["n" * 16],
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
         capability=Minted(id="cap_1", expires_at=NOW + 600),
@@ -116,6 +117,13 @@ def whole() -> RunState:
     run.refuse("decide", "malformed", "no", NOW)
     run.seen_before("get_ticket", "{}")
     return run
+
+
+def test_what_is_settled_need_not_be_judged_again() -> None:
+    """What a verdict rested on is kept for what still waits, and for nothing else."""
+    run = whole()
+    run.settle("ap-2-0", "expired")
+    assert (run.approvals["ap-2-0"].status, run.judged) == ("expired", {})
 
 
 def test_no_field_of_the_state_is_left_out_here() -> None:

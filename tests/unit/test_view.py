@@ -99,7 +99,19 @@ def test_a_pending_approval_shows_what_to_decide_on() -> None:
     assert "ana@example.com" not in shown[start + 8]
     assert shown[start + 9] == "- approve: `remit approve wf-1 ap-2-0 --as PERSON --reason '...'`"
     assert shown[start + 10] == "- reject: `remit reject wf-1 ap-2-0 --as PERSON --reason '...'`"
-    assert "`remit sign wf-1 ap-2-0 --as PERSON --approve --reason '...'`" in shown[start + 11]
+    assert shown[start + 11] == "- change an argument: `remit edit wf-1 ap-2-0 --as PERSON --set NAME=VALUE --reason '...'`"
+    assert "`remit sign wf-1 ap-2-0 --as PERSON --approve --reason '...'`" in shown[start + 12]
+
+
+def test_an_escalation_shows_before_and_after() -> None:
+    """Before, when others will be asked; after, when they were, and who may decide now."""
+    asked = request(expires_at=NOW + 86_400)
+    before = cockpit(state(approvals={"ap-2-0": Approval(request=asked)}), "wf-1")
+    assert "- from 2025-10-09 16:53 UTC on `finance-lead` may decide too" in before
+    wider = asked.model_copy(update={"roles": ("refund-approver", "finance-lead")})
+    after = cockpit(state(approvals={"ap-2-0": Approval(request=wider, escalated_at=NOW + 28_800)}), "wf-1")
+    assert "- escalated 2025-10-09 16:53 UTC: nobody had decided, so `refund-approver`, `finance-lead` may" in after
+    assert "may decide too" not in after
 
 
 @pytest.mark.parametrize("hostile", ["x; rm -rf ~", "x`; rm -rf ~", "$(rm)", "run one\n", "-rf", "it's"])
@@ -118,6 +130,25 @@ def test_decisions_of_people_stay_visible() -> None:
     assert "### Waits for" not in shown
     assert f"- `{asked.approval_id}` rejected by `ana@example.com`, " in shown
     assert shown.count("`Too late.`") == 1
+
+
+def test_an_edit_shows_what_was_changed_and_by_whom() -> None:
+    """The one that ended says to what it was changed, the one that waits says who may not approve it."""
+    changed = ApprovalDecision(
+        sub=ANA,
+        decision="edit",
+        reason="Half.",
+        nonce="n" * 8,
+        decided_at=NOW,
+        decision_jws="",
+        arguments={"amount_cents": 6000},
+    )
+    ended = Approval(request=request(), status="cancelled", decisions=(changed,))
+    waits = Approval(request=request(approval_id="ap-2-0-1", edited_by=(ANA,), edit_of="ap-2-0"))
+    shown = lines(state(approvals={"ap-2-0": ended, "ap-2-0-1": waits}))
+    assert "- edited by `ana@example.com`, who may not approve it" in shown
+    [line] = [x for x in shown if x.startswith("- `ap-2-0` edited by `ana@example.com`, ")]
+    assert line.endswith(" to `amount_cents=6000`: `Half.`")
 
 
 def test_the_last_calls_are_a_table() -> None:

@@ -40,8 +40,8 @@ def set_limits(library: Path) -> SetLimits:
 
 
 @asynccontextmanager
-async def time_skipping(home: Path, **overrides: object) -> AsyncGenerator[Engine]:
-    """An engine on a server of its own that skips time while somebody waits for a result."""
+async def skipping_server() -> AsyncGenerator[WorkflowEnvironment]:
+    """A server that skips time while somebody waits for a result, or sleeps by it."""
     environment = await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=str(TEST_SERVER), data_converter=CONVERTER
     )
@@ -51,8 +51,17 @@ async def time_skipping(home: Path, **overrides: object) -> AsyncGenerator[Engin
         await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
         )
-        async with Engine(client, home, overrides=overrides, operated=False) as found:
-            yield found
+        yield environment
+
+
+@asynccontextmanager
+async def time_skipping(home: Path, **overrides: object) -> AsyncGenerator[Engine]:
+    """An engine on a server of its own that skips time while somebody waits for a result."""
+    async with (
+        skipping_server() as environment,
+        Engine(environment.client, home, overrides=overrides, operated=False) as found,
+    ):
+        yield found
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ async def test_approvals_of_one_turn_expire_independently(skipping: Engine) -> N
 
 async def test_the_bundle_says_how_long_an_approval_waits(set_limits: SetLimits, skipping: Engine) -> None:
     """Two minutes, if `limits.toml` says so."""
-    set_limits(approval_seconds=120)
+    set_limits(approval_seconds=120, after_seconds=60)
     run = await skipping.start([ONE, final()], ticket="T-1002")
     done = await end(skipping, run)
     assert done.approvals[0].request.expires_at - done.approvals[0].request.requested_at == 120
@@ -88,7 +88,7 @@ async def test_the_wall_time_ends_a_run_that_waits(set_limits: SetLimits, skippi
 
 async def test_the_wall_time_counts_over_all_waits(set_limits: SetLimits, skipping: Engine) -> None:
     """A model that asks again after each expiry doesn't get more time in all."""
-    set_limits(wall_seconds=3600, approval_seconds=1500)
+    set_limits(wall_seconds=3600, approval_seconds=1500, after_seconds=600)
     turns = [turn(call("request_refund", invoice_id="in_1004", amount_cents=12000 - n, reason="duplicate")) for n in range(4)]
     done = await end(skipping, await skipping.start([*turns, final()], ticket="T-1002"))
     assert (done.stopped_by, [a.status for a in done.approvals]) == ("wall_seconds", ["expired", "expired", "cancelled"])
