@@ -11,18 +11,18 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
 from activities.library import AgentFile, Library
-from activities.proposal import ApprovalNeeded, Proposal
+from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
 from policies.canonical import digest
 from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, ToolRefusal
 from policies.identity import Directory
-from policies.models import Frozen, ResourceFacts
+from policies.models import Frozen
 from policies.routing import ModelChoice, Price, Route
 from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool, RecordedFacts
+from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -78,8 +78,7 @@ class AuthorityActivities:
         try:
             capsule = await self._capsule(admission)
             if capsule.capability:
-                tools = tuple(self._catalog.get(t.name).id for t in capsule.tools)
-                await asyncio.to_thread(self._capabilities.mint_reads, capsule, capsule.capability, tools)
+                await asyncio.to_thread(self._capabilities.mint_reads, capsule, capsule.capability, self._ids(capsule))
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
         except SQLAlchemyError as e:
@@ -102,15 +101,13 @@ class AuthorityActivities:
             raise _no_ledger(e) from None
 
     def _mint(self, call: MintCapability, workflow_id: str) -> Minted:
-        capsule = call.capsule
-        self._capabilities.check_admitted(capsule, workflow_id)
-        if call.write is None:
-            tools = tuple(self._catalog.get(t.name).id for t in capsule.tools)
-            return self._capabilities.mint_reads(capsule, self._capabilities.promise(), tools)
-        recorded = call.recorded or RecordedFacts(facts=ResourceFacts())
-        proposal = Proposal.of(capsule, call.write, self._catalog, workflow_id)
-        proposal.judge(self._catalog.cedar_schema, recorded.facts, recorded.subject_sum_cents)
-        return self._capabilities.mint_write(capsule, proposal.action, proposal.amount)
+        if call.write:
+            return mint_write(call, self._capabilities, self._catalog, workflow_id)
+        self._capabilities.check_admitted(call.capsule, workflow_id)
+        return self._capabilities.mint_reads(call.capsule, self._capabilities.promise(), self._ids(call.capsule))
+
+    def _ids(self, capsule: Capsule) -> tuple[str, ...]:
+        return tuple(self._catalog.get(t.name).id for t in capsule.tools)
 
     async def _capsule(self, admission: Admission) -> Capsule:
         agent = self._library.agent(admission.agent)

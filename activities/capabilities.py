@@ -18,7 +18,9 @@ from workflows.messages import Capsule, Delegation, Minted
 __all__ = ["Capabilities", "RunToAdmit", "new_id"]
 
 RECENT = 10_000
-"""How many capabilities a worker remembers; a cache only, for what is minted never changes."""
+"""How many capabilities a worker remembers."""
+FRESH_SECONDS = 1.0
+"""How old the ledger's word on a revocation may be for a read. For a write, the ledger looks again when it reserves."""
 
 
 def new_id() -> str:
@@ -40,8 +42,22 @@ class RunToAdmit:
 
 
 @dataclass(frozen=True)
+class _Recent:
+    """A capability, and what the ledger said of it `at` (monotonic seconds)."""
+
+    kept: Capability
+    revoked: bool
+    epoch: int
+    at: float
+
+    @property
+    def fresh(self) -> bool:
+        return time.monotonic() - self.at < FRESH_SECONDS
+
+
+@dataclass(frozen=True)
 class Capabilities:
-    """Mints and checks capabilities. Blocking: activities call it in a thread.
+    """Mints and checks capabilities. Blocking, but for the checks of what is `fresh`.
 
     Attributes:
         keys: gives the root keys as they are now.
@@ -53,7 +69,12 @@ class Capabilities:
     keys: Callable[[], Keyring]
     audience: str
     seconds: int
-    _recent: dict[str, Capability] = field(default_factory=dict[str, Capability], repr=False)
+    _recent: dict[str, _Recent] = field(default_factory=dict[str, _Recent], repr=False)
+
+    def fresh(self, name: str) -> bool:
+        """Whether a check of the capability `name` needs no database now."""
+        recent = self._recent.get(name)
+        return recent is not None and recent.fresh
 
     def promise(self) -> Minted:
         """The name and the end of a capability that is about to be minted."""
@@ -69,7 +90,7 @@ class Capabilities:
             tools=tools,
             idempotency_key="",
             audience=self.audience,
-            epoch=self._epoch(capsule.run_id),
+            epoch=self.ledger.epoch([run_scope(capsule.run_id)]),
             expires_at=minted.expires_at,
         )
         self._keep(capsule, minted, grant, "run")
@@ -81,7 +102,7 @@ class Capabilities:
         name, _, _ = action.tool.partition("@")
         delegation = ""
         if given := capsule.delegation(name):
-            use = self._use(capsule.workflow_id, capsule, action, amount)
+            use = self._use(capsule.workflow_id, capsule, action, amount, 0)
             delegation = self._delegated(capsule, given, use)
             minted = Minted(id=minted.id, expires_at=min(minted.expires_at, given.expires_at))
         grant = Grant(
@@ -96,7 +117,7 @@ class Capabilities:
             ceiling=amount,
             idempotency_key=action.idempotency_key,
             audience=self.audience,
-            epoch=self._epoch(capsule.run_id),
+            epoch=self._known(capsule.capability.id).epoch if capsule.capability else 0,
             expires_at=minted.expires_at,
         )
         self._keep(capsule, minted, grant, "write", delegation)
@@ -108,7 +129,10 @@ class Capabilities:
         Raises:
             ToolRefusal: none did.
         """
-        kept = self._kept(capsule.capability.id if capsule.capability else "")
+        known = self._known(capsule.capability.id if capsule.capability else "")
+        if known.revoked:
+            raise ToolRefusal("capability_revoked", "The run's capability was revoked.")
+        kept = known.kept
         use = Use(
             workflow_id=workflow_id,
             capsule=capsule.digest,
@@ -129,9 +153,8 @@ class Capabilities:
         Raises:
             ToolRefusal: it doesn't.
         """
-        kept = self._kept(name)
-        revoked, epoch = self.ledger.standing(name, [run_scope(kept.run_id)])
-        if revoked:
+        known = self._known(name)
+        if known.revoked:
             raise ToolRefusal("capability_revoked", "The run's capability was revoked.")
         use = Use(
             workflow_id=workflow_id,
@@ -141,10 +164,10 @@ class Capabilities:
             tool=tool,
             resource=resource,
             audience=self.audience,
-            epoch=epoch,
+            epoch=known.epoch,
             now=int(time.time()),
         )
-        verify(kept.token, use, self.keys())
+        verify(known.kept.token, use, self.keys())
 
     def check_write(self, name: str, workflow_id: str, capsule: Capsule, action: Action, amount: Money | None) -> None:
         """Whether the capability `name` lets the workflow perform exactly `action`. The ledger looks at revocations.
@@ -152,8 +175,9 @@ class Capabilities:
         Raises:
             ToolRefusal: it doesn't.
         """
-        use = self._use(workflow_id, capsule, action, amount)
-        verify(self._kept(name).token, use, self.keys())
+        known = self._known(name)
+        use = self._use(workflow_id, capsule, action, amount, known.epoch)
+        verify(known.kept.token, use, self.keys())
         tool, _, _ = action.tool.partition("@")
         if given := capsule.delegation(tool):
             self._delegated(capsule, given, use)
@@ -186,14 +210,14 @@ class Capabilities:
 
     def _delegated(self, capsule: Capsule, given: Delegation, use: Use) -> str:
         """The id of the delegation that covers `use`, as its person signed it."""
-        kept = self._kept(given.id)
+        kept = self._known(given.id).kept
         known = capsule.directory.by_key(given.key_id)
         if known is None:
             raise ToolRefusal("capability_refused", "The delegation is signed by a key that this run's directory doesn't know.")
         verify_by(kept.token, use, _raw(known[1].x))
         return kept.delegation
 
-    def _use(self, workflow_id: str, capsule: Capsule, action: Action, amount: Money | None) -> Use:
+    def _use(self, workflow_id: str, capsule: Capsule, action: Action, amount: Money | None, epoch: int) -> Use:
         return Use(
             workflow_id=workflow_id,
             run_id=capsule.run_id,
@@ -207,7 +231,7 @@ class Capabilities:
             amount=amount,
             idempotency_key=action.idempotency_key,
             audience=self.audience,
-            epoch=self._epoch(capsule.run_id),
+            epoch=epoch,
             now=int(time.time()),
         )
 
@@ -234,23 +258,28 @@ class Capabilities:
             }
         )
         self.ledger.keep(kept)
-        self._remember(kept)
+        self._remember(_Recent(kept, revoked=False, epoch=grant.epoch or 0, at=time.monotonic()))
 
-    def _kept(self, name: str) -> Capability:
-        """The capability as it was minted: what was revoked since is the ledger's to say."""
-        kept = self._recent.get(name) or (self.ledger.capability(name) if name else None)
+    def _known(self, name: str) -> _Recent:
+        """The capability called `name`, and how it stands: a second ago at most.
+
+        Raises:
+            ToolRefusal: there is none.
+        """
+        recent = self._recent.get(name)
+        if recent and recent.fresh:
+            return recent
+        kept = recent.kept if recent else self.ledger.capability(name) if name else None
         if kept is None:
             raise ToolRefusal("capability_missing", "There is no capability for this.")
-        self._remember(kept)
-        return kept
+        revoked, epoch = self.ledger.standing(name, kept.run_id)
+        return self._remember(_Recent(kept, revoked, epoch, time.monotonic()))
 
-    def _remember(self, kept: Capability) -> None:
+    def _remember(self, recent: _Recent) -> _Recent:
         if len(self._recent) >= RECENT:
             self._recent.clear()
-        self._recent[kept.id] = kept
-
-    def _epoch(self, run_id: str) -> int:
-        return self.ledger.epoch([run_scope(run_id)])
+        self._recent[recent.kept.id] = recent
+        return recent
 
 
 def _may_delegate(person: Person, kept: Capability, run: RunToAdmit) -> bool:

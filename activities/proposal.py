@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Self
 
+from activities.capabilities import Capabilities
 from activities.ledger.rows import Intent
 from policies import approvals
 from policies.approvals import Action, ApprovalDecision, ApprovalRequest
@@ -15,9 +16,9 @@ from policies.models import Money, ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
 from workflows.action import action_of, facts_of
-from workflows.messages import Capsule, ExecuteTool
+from workflows.messages import Capsule, ExecuteTool, MintCapability, Minted, RecordedFacts
 
-__all__ = ["ApprovalNeeded", "Proposal"]
+__all__ = ["ApprovalNeeded", "Proposal", "mint_write"]
 
 CLOCKS_APART_SECONDS = 300
 """How far a worker's clock may be ahead of the Temporal server's."""
@@ -118,6 +119,21 @@ class Proposal:
             raise ApprovalNeeded(subject_sum_cents)
         if verdict.decision != "allow":
             raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
+
+
+def mint_write(call: MintCapability, capabilities: Capabilities, catalog: Catalog, workflow_id: str) -> Minted:
+    """Mint a capability for one write, which is checked as it will be beside the side effect. Blocking.
+
+    Raises:
+        ApprovalNeeded: more people must approve.
+        ToolRefusal: the run wasn't admitted so, or the write is refused.
+    """
+    capabilities.check_admitted(call.capsule, workflow_id)
+    assert call.write
+    recorded = call.recorded or RecordedFacts(facts=ResourceFacts())
+    proposal = Proposal.of(call.capsule, call.write, catalog, workflow_id)
+    proposal.judge(catalog.cedar_schema, recorded.facts, recorded.subject_sum_cents)
+    return capabilities.mint_write(call.capsule, proposal.action, proposal.amount)
 
 
 def _approved(capsule: Capsule, call: ExecuteTool) -> int:

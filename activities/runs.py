@@ -60,6 +60,11 @@ class Runs:
         """Remember message `slot`, which this worker made; it counts only once its place in the chain is confirmed."""
         self._run(digest).loose[slot] = text
 
+    def known(self, digest: str) -> Capsule | None:
+        """The capsule called `digest`, if this worker holds it."""
+        run = self._runs.get(digest)
+        return run.capsule if run else None
+
     async def capsule(self, digest: str) -> Capsule:
         """The capsule called `digest`, asked of the activity's own workflow if this worker doesn't hold it."""
         run = self._run(digest)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Coroutine, Mapping
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
@@ -12,14 +13,14 @@ from temporalio.exceptions import ApplicationError
 from activities.capabilities import Capabilities
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
-from activities.proposal import ApprovalNeeded, Proposal
+from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.runs import Runs
 from policies import approvals
 from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
-from workflows.messages import ExecuteTool, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
+from workflows.messages import ExecuteTool, MintCapability, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
 
 __all__ = ["ToolActivities"]
 
@@ -52,7 +53,15 @@ class ToolActivities:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
         total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
-        return RecordedFacts(facts=facts, subject_sum_cents=total)
+        recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
+        if call.admitted and call.write:
+            capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
+            mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
+            # What needs people, or is refused, gets none here.
+            with contextlib.suppress(ToolRefusal, ApprovalNeeded):
+                minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id())
+                return recorded.model_copy(update={"minted": minted})
+        return recorded
 
     @activity.defn(name="read_tool")
     async def read_tool(self, call: ReadTool) -> ToolOutcome:
@@ -113,7 +122,8 @@ class ToolActivities:
     async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
         """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
         facts = await self._facts(proposal.spec, proposal.arguments, context)
-        uncovered = await asyncio.to_thread(self._uncovered, proposal)
+        fresh = self._capabilities.fresh(proposal.call.capability)
+        uncovered = self._uncovered(proposal) if fresh else await asyncio.to_thread(self._uncovered, proposal)
 
         def judge(subject_sum_cents: int) -> None:
             # Raised here and not before, so that the retry of a write that is already done gets its result.
@@ -136,7 +146,7 @@ class ToolActivities:
         return None
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
-        await asyncio.to_thread(
+        check = partial(
             self._capabilities.check_read,
             call.capability,
             workflow_id=_workflow_id(),
@@ -146,6 +156,10 @@ class ToolActivities:
             tool=spec.id,
             resource=str(spec.resource(args)),
         )
+        if self._capabilities.fresh(call.capability):
+            check()
+        else:
+            await asyncio.to_thread(check)
 
     async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> str:
         """Send the effect and record what became of it."""

@@ -202,7 +202,7 @@ class Engine:
         """Rows of the sandbox business: what really happened."""
         return sandbox.rows(self.settings.business_path, table)
 
-    def reserve(self, run: RunSummary) -> Effect:
+    def reserve(self, run: RunSummary, capability: str = "") -> Effect:
         """Reserve one more write of `run` in the ledger, past every policy: only an off switch can refuse it."""
         intent = Intent(
             idempotency_key=f"rk_{uuid.uuid4().hex}",
@@ -216,6 +216,7 @@ class Engine:
             action_digest="sha256:0",
             approvers=(),
             strategy="native_key",
+            capability=capability,
         )
         return self.ledger.reserve(intent, [run_scope(run.run_id)], lambda _: None)
 

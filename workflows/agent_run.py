@@ -377,6 +377,9 @@ class AgentRun:
         """
         if self._capsule.capability is None:
             return write  # admitted before there were capabilities: it will be refused beside the side effect
+        minted = call.recorded.minted if call.recorded and write.approval is None else None
+        if minted and minted.expires_at - RENEW_SECONDS > self._now():
+            return write.model_copy(update={"capability": minted.id})
         try:
             minted = await ports.mint_capability(
                 MintCapability(capsule=self._capsule, write=write, recorded=call.recorded),

@@ -275,22 +275,16 @@ class ModelTurn(Frozen):
     latency_ms: int
 
 
-class ReadFacts(Frozen):
-    """Input of `read_facts`."""
-
-    subject: str
-    tool: str
-    arguments: str
-    capsule: str = ""
-    corpus: str = ""
-    capability: str = ""
-
-
 class RecordedFacts(Frozen):
-    """What lies outside the run, recorded before a write is judged."""
+    """What lies outside the run, recorded before a write is judged.
+
+    Attributes:
+        minted: the capability for the write, if it needs nobody's approval.
+    """
 
     facts: ResourceFacts
     subject_sum_cents: int = 0
+    minted: Minted | None = None
 
 
 class ReadTool(Frozen):
@@ -328,6 +322,24 @@ class ExecuteTool(Frozen):
     approval: Approval | None = None
     capability: str = ""
     edits: tuple[Approval, ...] = ()
+
+
+class ReadFacts(Frozen):
+    """Input of `read_facts`.
+
+    Attributes:
+        admitted, write: the run's capsule and the write as it would be made, so that a capability is minted for it at once
+            if it needs nobody's approval.
+    """
+
+    subject: str
+    tool: str
+    arguments: str
+    capsule: str = ""
+    corpus: str = ""
+    capability: str = ""
+    admitted: Capsule | None = None
+    write: ExecuteTool | None = None
 
 
 class MintCapability(Frozen):

@@ -124,6 +124,8 @@ class Turn:
             capsule=capsule.digest,
             corpus=capsule.corpus,
             capability=self.state.capability_id,
+            admitted=capsule if capsule.capability else None,
+            write=self.write(call, call.bound, None) if capsule.capability else None,
         )
 
     def edit(self, call: Call, bound: Bound, approval: Approval) -> Call:

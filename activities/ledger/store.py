@@ -116,12 +116,12 @@ class Ledger:
         with self._reading() as connection:
             return int(connection.execute(_epoch(scopes)).scalar() or 0)
 
-    def standing(self, name: str, scopes: Sequence[str]) -> tuple[bool, int]:
-        """Whether the capability `name` was revoked, and the `epoch` of `scopes`."""
-        query = sa.select(capabilities.c.revoked_at, _epoch(scopes).scalar_subquery()).where(capabilities.c.id == name)
+    def standing(self, name: str, run_id: str) -> tuple[bool, int]:
+        """Whether the run's capability `name`, or its authority as a whole, was revoked; and the `epoch` of the run."""
+        query = sa.select(_revoked(name, run_id), _epoch([run_scope(run_id)]).scalar_subquery())
         with self._reading() as connection:
-            row = connection.execute(query).one()
-        return row[0] is not None, int(row[1] or 0)
+            revoked, epoch = connection.execute(query).one()
+        return revoked is not None, int(epoch or 0)
 
     def keep(self, capability: Capability) -> None:
         """Keep a capability under its id, which is fresh."""
@@ -421,6 +421,13 @@ def _killed(connection: Connection, scopes: Sequence[str]) -> str | None:
     return connection.execute(query).scalar()
 
 
+def _revoked(name: str, run_id: str) -> sa.ScalarSelect[Any]:
+    """When the capability `name` of the run, or one for its reads, was revoked: without that, the run has no authority left."""
+    reads = sa.and_(capabilities.c.kind == "run", capabilities.c.delegation == "")
+    mine = sa.and_(capabilities.c.run_id == run_id, sa.or_(capabilities.c.id == name, reads))
+    return sa.select(sa.func.max(capabilities.c.revoked_at)).where(mine).scalar_subquery()
+
+
 def _epoch(scopes: Sequence[str]) -> sa.Select[Any]:
     return sa.select(sa.func.max(kill_switches.c.epoch)).where(kill_switches.c.scope.in_(list(scopes)))
 
@@ -434,23 +441,28 @@ def _uncovered(connection: Connection, intent: Intent) -> ToolRefusal | None:
     """Why the effect's capability doesn't let it be reserved now; None when it does."""
     if not intent.capability:
         return None
-    capability = _capability(connection, intent.capability)
-    if capability is None:
+    given = capabilities.alias()
+    found = connection.execute(
+        sa.select(_revoked(intent.capability, intent.run_id), given.c.id, given.c.revoked_at, given.c.ceiling_cents)
+        .select_from(capabilities.outerjoin(given, capabilities.c.delegation == given.c.id))
+        .where(capabilities.c.id == intent.capability)
+    ).first()
+    if found is None:
         return ToolRefusal("capability_refused", "The capability isn't in the ledger.")
-    delegation = _capability(connection, capability.delegation) if capability.delegation else None
-    if capability.revoked_at is not None or (delegation and delegation.revoked_at is not None):
+    revoked, delegation, withdrawn, ceiling = found
+    if revoked is not None or withdrawn is not None:
         return ToolRefusal("capability_revoked", "The capability was revoked.")
-    if delegation and intent.amount:
+    if delegation is not None and intent.amount:
         used = connection.execute(
             sa.select(sa.func.coalesce(sa.func.sum(effects.c.amount_cents), 0))
             .select_from(effects.join(capabilities, effects.c.capability == capabilities.c.id))
             .where(
-                capabilities.c.delegation == delegation.id,
+                capabilities.c.delegation == delegation,
                 effects.c.state.in_(COUNTED),
                 effects.c.idempotency_key != intent.idempotency_key,
             )
         ).scalar_one()
-        if int(used) + intent.amount.cents > delegation.ceiling_cents:
+        if int(used) + intent.amount.cents > ceiling:
             return ToolRefusal("delegation_used_up", "More than was delegated would be moved.")
     return None
 

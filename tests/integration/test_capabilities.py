@@ -11,12 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from temporalio import workflow
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.ledger.store import Capability
 from policies.approvals import action_digest
 from policies.capability import Grant, sign
+from policies.errors import ToolRefusal
 from policies.models import Money
 from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
@@ -77,10 +79,26 @@ async def test_a_run_whose_capability_was_revoked_reads_and_writes_nothing(engin
     run = await engine.start([SMALL, OTHER, READ, SMALL, final()])
     parked = await engine.pending(run.id)
     engine.ledger.revoke(engine.ledger.capabilities(parked.run_id)[0].id, "ana@example.com", "stop this")
+    await asyncio.sleep(1.1)  # a worker may take a read for permitted a second longer
     await engine.decide(run.id, "ana", "reject", reason="no")
     done = await engine.closed(run.id)
     assert [(c.status, c.reason) for c in done.calls][2:] == [("refused", "capability_revoked"), ("refused", "unavailable")]
     assert len(engine.rows("refunds")) == 1
+
+
+async def test_no_write_is_reserved_once_the_run_s_authority_was_revoked(engine: Engine) -> None:
+    """A write for which a capability was minted before is refused by the transaction that would reserve it."""
+    run = await engine.start([SMALL, OTHER, final()])
+    parked = await engine.pending(run.id)
+    reads, write = engine.ledger.capabilities(parked.run_id)
+    again = engine.reserve(parked, write.id)
+    assert again.state == "reserved"
+    engine.ledger.revoke(reads.id, "ana@example.com", "stop this")
+    with pytest.raises(ToolRefusal, match="was revoked"):
+        engine.reserve(parked, write.id)
+    await engine.decide(run.id, "ana")
+    done = await engine.closed(run.id)
+    assert [(c.status, c.reason) for c in done.calls] == [("done", ""), ("refused", "capability_revoked")]
 
 
 # ---- others who may run workflows in the namespace ----------------------------------------------------------------------
