@@ -12,11 +12,12 @@ from temporalio.exceptions import ApplicationError
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Intent, Ledger, run_scope
 from activities.runs import Runs
+from activities.sending import Sending
 from policies import approvals
 from policies.approvals import Action
 from policies.authorize import authorize
 from policies.bundle import compile_policy
-from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal
 from policies.models import ActionFacts, ResourceFacts, RunFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -94,7 +95,7 @@ class ToolActivities:
                     reason, _, message = effect.outcome.partition(": ")
                     return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
                 # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
-                outcome = await _uncut(self._perform(spec, args, context, effect))
+                outcome = await _uncut(Sending(self._ledger, spec, args, context, effect).perform())
             except ApprovalNeeded as e:
                 return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
             except KillSwitchEngaged as e:
@@ -112,12 +113,19 @@ class ToolActivities:
         self, capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments, context: ToolContext, intent: Intent
     ) -> Effect:
         """The ledger's answer, after the contextual checks and with the policy judged again inside the transaction."""
-        facts = await self._facts(spec, args, context)
-        approved = _approved(capsule, call)
+        checked: tuple[ResourceFacts, int] | Exception
+        try:
+            checked = await self._facts(spec, args, context), _approved(capsule, call)
+        except Exception as e:
+            checked = e
         policy = compile_policy(capsule.bundle, self._catalog.cedar_schema)
 
         def judge(subject_sum_cents: int) -> None:
-            # Checked here and not before, so that the retry of a write that is already done gets its result.
+            # Checked here and not before, so that the retry of a write that is already done gets its result, and that of one
+            # that was sent isn't refused as if nothing had happened, for the vendor is away or the approval has expired now.
+            if isinstance(checked, Exception):
+                raise checked
+            facts, approved = checked
             spec.bind(args, facts, capsule.subject)
             spec.check(args, facts)
             verdict = authorize(
@@ -145,30 +153,6 @@ class ToolActivities:
                 raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
 
         return await asyncio.to_thread(self._ledger.reserve, intent, [run_scope(capsule.run_id)], judge)
-
-    async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> str:
-        """Send the effect and record what became of it."""
-        key = effect.idempotency_key
-        if not await asyncio.to_thread(self._ledger.sent, key, effect.attempts, [run_scope(effect.run_id)]):
-            # The retry asks `reserve`, which knows whether it was a kill or another attempt.
-            raise ApplicationError("This attempt may not send the write any more.", type="superseded")
-        try:
-            result = (await spec.run(args, context)).model_dump_json()
-        except ToolRefusal as e:
-            # The vendor said no: nothing happened, for certain.
-            await asyncio.to_thread(self._ledger.settle, key, "failed", f"{e.reason}: {e.message}")
-            raise
-        except Unavailable:
-            # The connector's word that nothing was written: it wasn't let in, say.
-            await asyncio.to_thread(self._ledger.settle, key, "released", "unavailable")
-            raise
-        except Exception as e:
-            if spec.idempotency != "native_key" or _last_attempt():
-                await asyncio.to_thread(self._ledger.settle, key, "indeterminate", type(e).__name__)
-                raise OutcomeIndeterminate(f"`{spec.name}` failed after it was sent; a person must look.") from e
-            raise ApplicationError(f"`{spec.name}`: the vendor failed ({type(e).__name__}).", type="vendor_error") from e
-        await asyncio.to_thread(self._ledger.settle, key, "done", result)
-        return result
 
     async def _facts(self, spec: ToolSpec, args: Arguments, context: ToolContext) -> ResourceFacts:
         return await spec.facts(args, context) if spec.facts else ResourceFacts()
@@ -237,11 +221,6 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:
     reason = error.reason if isinstance(error, ToolRefusal) else error.code
     return ToolOutcome(status="refused", reason=reason, content=error.message, attempt=attempt)
-
-
-def _last_attempt() -> bool:
-    info = activity.info()
-    return info.retry_policy is not None and 0 < info.retry_policy.maximum_attempts <= info.attempt
 
 
 async def _uncut(work: Coroutine[object, object, str]) -> str:

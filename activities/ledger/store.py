@@ -117,8 +117,9 @@ class Ledger:
             judge: called with the current sum for the subject (this effect excluded); raises to refuse the reservation.
 
         Returns:
-            The row: `reserved` means that the caller performs it now; `done` and `failed` are what an earlier attempt
-            recorded, and nothing is to be performed.
+            The row: `reserved` means that the caller performs it now; `sent` that an earlier attempt may have performed it,
+            and that the caller asks the vendor; `done` and `failed` are what an earlier attempt recorded, and nothing is to
+            be performed.
 
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
@@ -133,8 +134,10 @@ class Ledger:
             if row and row.state in ("done", "failed"):
                 return row
             if row and row.state in ("sent", "indeterminate"):
-                # G2: it may have happened. Only a vendor that dedupes by our key may be asked again, and not after a kill.
-                if row.state == "indeterminate" or killed is not None or intent.strategy != "native_key":
+                # G2: it may have happened. A vendor that dedupes by our key may be asked again, but not after a kill; one that
+                # can be searched is asked in any case, and `sent` says whether the write may leave once more.
+                askable = intent.strategy == "lookup" or (intent.strategy == "native_key" and killed is None)
+                if row.state == "indeterminate" or not askable:
                     _set(connection, intent.idempotency_key, state="indeterminate", settled_at=_now())
                     failure = OutcomeIndeterminate(f"Whether `{intent.tool}` on `{intent.resource}` happened isn't known.")
                 else:
@@ -175,18 +178,29 @@ class Ledger:
             mine = sa.update(effects).where(effects.c.idempotency_key == key, effects.c.attempts == attempt)
             if _killed(connection, scopes) is not None:
                 connection.execute(mine.where(effects.c.state == "reserved").values(state="released", settled_at=_now()))
+                connection.execute(mine.where(effects.c.state == "sent").values(state="indeterminate", settled_at=_now()))
                 return False
             marked = connection.execute(mine.where(effects.c.state.in_(("reserved", "sent"))).values(state="sent"))
             return marked.rowcount == 1
 
-    def settle(self, key: str, state: Literal["done", "failed", "released", "indeterminate"], outcome: str) -> None:
-        """Record what became of the effect. What is known to be done or failed stays so."""
+    def settle(
+        self,
+        key: str,
+        state: Literal["done", "failed", "released", "indeterminate"],
+        outcome: str,
+        attempt: int | None = None,
+    ) -> None:
+        """Record what became of the effect. What is known to be done or failed stays so.
+
+        Args:
+            attempt: if given, it counts only while no other attempt has taken over: that nothing came of one attempt says
+                nothing of what another has sent. That it happened can be said by any.
+        """
+        update = sa.update(effects).where(effects.c.idempotency_key == key, effects.c.state.not_in(("done", "failed")))
+        if attempt is not None:
+            update = update.where(effects.c.attempts == attempt)
         with self._engine.begin() as connection:
-            connection.execute(
-                sa.update(effects)
-                .where(effects.c.idempotency_key == key, effects.c.state.not_in(("done", "failed")))
-                .values(state=state, outcome=_text(outcome), settled_at=_now())
-            )
+            connection.execute(update.values(state=state, outcome=_text(outcome), settled_at=_now()))
 
     def resolve(self, key: str, *, happened: bool, by: str, reason: str) -> Effect:
         """Settle an effect of unknown outcome with what a person found out.

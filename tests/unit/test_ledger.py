@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import sqlalchemy as sa
@@ -231,6 +232,40 @@ def test_at_most_once_is_never_asked_again(ledger: Ledger) -> None:
         reserve(ledger, intent(strategy="at_most_once"))
     assert caught.value.message == UNKNOWN
     assert only(ledger).state == "indeterminate"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_vendor_that_can_be_searched_is_asked(ledger: Ledger, killed: bool) -> None:
+    """After a crash between sending and recording, the next attempt gets a `lookup` write, killed or not: asking is a read."""
+    send(ledger, intent(strategy="lookup"))
+    if killed:
+        ledger.engage(SCOPES[0], "stop", "ana")
+    row = reserve(ledger, intent(strategy="lookup"), judge=no)
+    assert (row.state, row.attempts) == ("sent", 2)
+
+
+@pytest.mark.parametrize("strategy", ["native_key", "lookup"])
+def test_what_was_sent_isnt_sent_again_after_a_kill(ledger: Ledger, strategy: Idempotency) -> None:
+    """G4: a kill between the reservation of a second attempt and its send stops it, and leaves an unknown outcome."""
+    send(ledger, intent(strategy=strategy))
+    again = reserve(ledger, intent(strategy=strategy))
+    ledger.engage(SCOPES[0], "stop", "ana")
+    assert not ledger.sent("rk_1", again.attempts, SCOPES)
+    assert only(ledger).state == "indeterminate"
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+
+
+@pytest.mark.parametrize("state", ["failed", "released", "indeterminate"])
+def test_only_the_newest_attempt_can_say_that_nothing_happened(
+    ledger: Ledger, state: Literal["failed", "released", "indeterminate"]
+) -> None:
+    """An attempt that was overtaken and failed says nothing of what the other one has sent since."""
+    old = send(ledger)
+    new = reserve(ledger)
+    ledger.settle("rk_1", state, "ReadTimeout", old.attempts)
+    assert (only(ledger).state, only(ledger).outcome) == ("sent", "")
+    ledger.settle("rk_1", state, "ReadTimeout", new.attempts)
+    assert (only(ledger).state, only(ledger).outcome) == (state, "ReadTimeout")
 
 
 def test_what_is_indeterminate_stays_so(ledger: Ledger) -> None:
