@@ -38,6 +38,14 @@ class Sending:
         result = await self._reconcile() if self._again else None
         return result if result is not None else await self._send()
 
+    async def found(self) -> str | None:
+        """The result, recorded as `done`, if the vendor can be searched and has it. Never raises: there is no attempt left."""
+        try:
+            return await self._look_up()
+        except Exception:
+            activity.logger.warning("the lookup of a write failed", exc_info=True)
+            return None
+
     async def _reconcile(self) -> str | None:
         """What the vendor has of what an earlier attempt sent, recorded; None when it may be sent again."""
         spec = self._spec
@@ -76,7 +84,7 @@ class Sending:
         except ToolRefusal as e:
             # The vendor said no. To a first attempt: nothing happened. To a later one perhaps because an earlier one came
             # through, which a vendor that dedupes doesn't confuse, and one that can be searched is asked about.
-            if self._again and (found := await self._found_at_last()):
+            if self._again and (found := await self.found()):
                 return found
             await self._settle("failed", f"{e.reason}: {e.message}")
             raise
@@ -87,7 +95,7 @@ class Sending:
             await self._settle("released", "unavailable")
             raise
         except Exception as e:
-            if _last_attempt() and (found := await self._found_at_last()):
+            if _last_attempt() and (found := await self.found()):
                 return found
             raise await self._unknown(f"`{spec.name}` failed after it was sent", e) from e
         await self._settle("done", result)
@@ -104,14 +112,6 @@ class Sending:
         result = found.model_dump_json()
         await self._settle("done", result)
         return result
-
-    async def _found_at_last(self) -> str | None:
-        """As `_look_up`, when there is no attempt left to hear of its errors."""
-        try:
-            return await self._look_up()
-        except Exception:
-            activity.logger.warning("the lookup of a write failed", exc_info=True)
-            return None
 
     async def _unknown(self, what: str, why: Exception | None = None) -> Exception:
         """What to raise: another attempt may learn more, or nobody will, which is recorded."""

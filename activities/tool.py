@@ -82,18 +82,12 @@ class ToolActivities:
                 intent, action_digest = _intent(capsule, call, spec, args)
                 if action_digest != call.action_digest:
                     raise ToolRefusal("action_changed", "The action isn't the one that was authorized.")
-                context = ToolContext(
-                    subject=capsule.subject,
-                    connectors=self._connectors,
-                    idempotency_key=call.idempotency_key,
-                    corpus=capsule.corpus,
-                )
+                context = self._context(capsule, call)
                 effect = await self._reserve(capsule, call, spec, args, context, intent)
                 if effect.state == "done":
                     return self._done(call.capsule, call.slot, call.call_id, spec.name, effect.outcome, attempt)
                 if effect.state == "failed":
-                    reason, _, message = effect.outcome.partition(": ")
-                    return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
+                    return _failed(effect, attempt)
                 # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
                 outcome = await _uncut(Sending(self._ledger, spec, args, context, effect).perform())
             except ApprovalNeeded as e:
@@ -108,6 +102,28 @@ class ToolActivities:
                 # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
                 raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
         return self._done(call.capsule, call.slot, call.call_id, spec.name, outcome, attempt)
+
+    @activity.defn(name="give_up")
+    async def give_up(self, call: ExecuteTool) -> ToolOutcome:
+        """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat."""
+        capsule = await self._runs.capsule(call.capsule)
+        try:
+            spec = self._catalog.get(call.tool)
+            args = spec.parse(call.arguments)
+            intent, _ = _intent(capsule, call, spec, args)
+            effect = await asyncio.to_thread(self._ledger.give_up, intent)
+        except RemitError as e:
+            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+        except SQLAlchemyError as e:
+            raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
+        if effect.state == "failed":
+            return _failed(effect, 1)
+        content: str | None = effect.outcome
+        if effect.state != "done":
+            content = await Sending(self._ledger, spec, args, self._context(capsule, call), effect).found()
+        if content is None:
+            return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
+        return self._done(call.capsule, call.slot, call.call_id, spec.name, content, 1)
 
     async def _reserve(
         self, capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments, context: ToolContext, intent: Intent
@@ -153,6 +169,14 @@ class ToolActivities:
                 raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
 
         return await asyncio.to_thread(self._ledger.reserve, intent, [run_scope(capsule.run_id)], judge)
+
+    def _context(self, capsule: Capsule, call: ExecuteTool) -> ToolContext:
+        return ToolContext(
+            subject=capsule.subject,
+            connectors=self._connectors,
+            idempotency_key=call.idempotency_key,
+            corpus=capsule.corpus,
+        )
 
     async def _facts(self, spec: ToolSpec, args: Arguments, context: ToolContext) -> ResourceFacts:
         return await spec.facts(args, context) if spec.facts else ResourceFacts()
@@ -216,6 +240,11 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
         )
     except ApprovalRefused as e:
         raise ToolRefusal(e.reason, e.message) from None
+
+
+def _failed(effect: Effect, attempt: int) -> ToolOutcome:
+    reason, _, message = effect.outcome.partition(": ")
+    return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
 
 
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:

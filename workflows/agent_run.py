@@ -34,6 +34,7 @@ from workflows.messages import (
     CallModel,
     Capsule,
     Decided,
+    ExecuteTool,
     FinalAnswer,
     KillState,
     ModelTurn,
@@ -312,7 +313,7 @@ class AgentRun:
             approval: Approval | None = None
             if call.verdict and call.verdict.decision == "require_approval":
                 approval = await self._approve(turn, call, bound, rounds)
-            outcome = await ports.execute_tool(
+            outcome = await self._execute(
                 turn.write(call, bound, approval), attempts=attempts, summary=f"{bound.spec.name} {bound.resource.id}{amount}"
             )
             if approval and outcome.status == "done":
@@ -331,6 +332,18 @@ class AgentRun:
                 # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
                 raise ToolRefusal(DECIDE_AGAIN, "The sums for this subject have risen; decide anew whether this is right.")
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
+
+    async def _execute(self, wanted: ExecuteTool, *, attempts: int, summary: str) -> ToolOutcome:
+        """Execute it; and when all attempts were lost, ask the ledger what became of it."""
+        try:
+            return await ports.execute_tool(wanted, attempts=attempts, summary=summary)
+        except ActivityError:
+            if not workflow.patched("give-up"):
+                raise
+            outcome = await ports.give_up(wanted, summary=f"what became of {summary}"[:150])
+        if outcome.status == "refused":
+            self._check()  # the halted run cancelled it before it was sent
+        return outcome.model_copy(update={"attempt": attempts})
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ __all__ = [
 COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
 """States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
 DAY_MS = 24 * 60 * 60 * 1000
+NOT_SENT = "not_sent: It wasn't carried out, and won't be: the workers or the ledger were away. Nothing was written."
+"""The outcome of an effect that was given up before it was sent."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x72656D6974  # "remit": the advisory lock of PostgreSQL that migrations hold
 CANT_OPEN = (
@@ -201,6 +203,26 @@ class Ledger:
             update = update.where(effects.c.attempts == attempt)
         with self._engine.begin() as connection:
             connection.execute(update.values(state=state, outcome=_text(outcome), settled_at=_now()))
+
+    def give_up(self, intent: Intent) -> Effect:
+        """Settle an effect whose attempts are all lost, so that none of them, should it wake up, can begin to send it.
+
+        Returns:
+            The row: `done` or `failed` as it was recorded; `failed`, for certain, if it was never sent; else `indeterminate`.
+        """
+        key, unsent = intent.idempotency_key, {"state": "failed", "outcome": NOT_SENT, "settled_at": _now()}
+        with self._engine.begin() as connection:
+            _lock(connection)
+            row = _find(connection, key)
+            if row is None:
+                connection.execute(sa.insert(effects).values({**_values(intent), "attempts": 0, **unsent}))
+            elif row.state in ("reserved", "released"):
+                _set(connection, key, **unsent)
+            elif row.state == "sent":
+                _set(connection, key, state="indeterminate", settled_at=_now())
+            row = _find(connection, key)
+        assert row
+        return row
 
     def resolve(self, key: str, *, happened: bool, by: str, reason: str) -> Effect:
         """Settle an effect of unknown outcome with what a person found out.

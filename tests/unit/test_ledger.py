@@ -284,6 +284,42 @@ def test_a_released_effect_can_be_reserved_again(ledger: Ledger) -> None:
     assert (row.state, row.attempts, row.settled_at) == ("reserved", 2, None)
 
 
+# ---- when all attempts are lost -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", ["nothing", "reserved", "released"])
+def test_what_was_given_up_is_never_sent(ledger: Ledger, begun: str) -> None:
+    """An effect that wasn't sent has failed for good: no attempt that wakes up can send it, and it counts nothing."""
+    row = None if begun == "nothing" else reserve(ledger)
+    if begun == "released":
+        ledger.settle("rk_1", "released", "unavailable")
+    given_up = ledger.give_up(intent())
+    assert (given_up.state, given_up.outcome.partition(":")[0]) == ("failed", "not_sent")
+    assert given_up.settled_at is not None
+    assert not row or not ledger.sent("rk_1", row.attempts, SCOPES)
+    assert reserve(ledger) == given_up == only(ledger)
+    assert ledger.subject_sum(TOOL, SUBJECT) == 0
+
+
+def test_what_was_sent_and_given_up_is_unknown(ledger: Ledger) -> None:
+    """It isn't sent again, it counts, and a person can resolve it, unless its answer comes late."""
+    row = send(ledger)
+    assert ledger.give_up(intent()).state == "indeterminate"
+    assert not ledger.sent("rk_1", row.attempts, SCOPES)
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+    ledger.settle("rk_1", "done", "{}")
+    assert only(ledger).state == "done"
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_giving_up_keeps_what_is_on_record(ledger: Ledger, state: Literal["done", "failed"]) -> None:
+    """The last attempt may have died after it recorded what it did."""
+    send(ledger)
+    ledger.settle("rk_1", state, "outcome")
+    row = ledger.give_up(intent())
+    assert (row.state, row.outcome) == (state, "outcome")
+
+
 # ---- the judge ------------------------------------------------------------------------------------------------------
 
 
