@@ -139,6 +139,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             tool.read_facts,
             tool.read_tool,
             tool.execute_tool,
+            tool.give_up,
             records.write_kill,
         ],
         workflow_runner=runner(),

@@ -33,18 +33,13 @@ class ApprovalNeeded(Exception):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A write, derived again from the model's arguments and the run's capsule; what the caller says of it must agree.
-
-    Attributes:
-        approved: how many different people approved exactly this action.
-    """
+    """A write, derived again from the model's arguments and the run's capsule; what the caller says of it must agree."""
 
     capsule: Capsule
     call: ExecuteTool
     spec: ToolSpec
     arguments: Arguments
     action: Action
-    approved: int
 
     @classmethod
     def of(cls, capsule: Capsule, call: ExecuteTool, catalog: Catalog, workflow_id: str) -> Self:
@@ -52,7 +47,7 @@ class Proposal:
             workflow_id: of the caller, as the server says.
 
         Raises:
-            ToolRefusal: it isn't a write that this run may propose, or its approval doesn't count.
+            ToolRefusal: it isn't a write that this run may propose.
         """
         if capsule.workflow_id != workflow_id or capsule.digest != call.capsule:
             raise ToolRefusal("other_run", "The call isn't of the run that it names.")
@@ -67,7 +62,7 @@ class Proposal:
             raise ToolRefusal("action_changed", "The idempotency key isn't that of this action.")
         if approvals.action_digest(action) != call.action_digest:
             raise ToolRefusal("action_changed", "The action isn't the one that was authorized.")
-        return cls(capsule, call, spec, arguments, action, _approved(capsule, call))
+        return cls(capsule, call, spec, arguments, action)
 
     @property
     def amount(self) -> Money | None:
@@ -92,7 +87,15 @@ class Proposal:
             capability=self.call.capability,
         )
 
-    def judge(self, schema: str, facts: ResourceFacts, subject_sum_cents: int) -> None:
+    def approved(self) -> int:
+        """G3: how many different people approved exactly this action, each signature verified again.
+
+        Raises:
+            ToolRefusal: one of them doesn't count, or the approval has expired.
+        """
+        return _approved(self.capsule, self.call)
+
+    def judge(self, schema: str, facts: ResourceFacts, approved: int, subject_sum_cents: int) -> None:
         """The subject binding, the business rules, then the pinned policy.
 
         Raises:
@@ -108,14 +111,14 @@ class Proposal:
                 self.spec,
                 self.arguments,
                 calls_used=self.call.calls_used,
-                approvals=self.approved,
+                approvals=approved,
                 model_tier=self.call.model_tier,
                 tainted=self.call.tainted,
                 subject_sum_cents=subject_sum_cents,
                 facts=facts,
             ),
         )
-        if verdict.decision == "require_approval" and verdict.approvals_required > self.approved:
+        if verdict.decision == "require_approval" and verdict.approvals_required > approved:
             raise ApprovalNeeded(subject_sum_cents)
         if verdict.decision != "allow":
             raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
@@ -132,12 +135,11 @@ def mint_write(call: MintCapability, capabilities: Capabilities, catalog: Catalo
     assert call.write
     recorded = call.recorded or RecordedFacts(facts=ResourceFacts())
     proposal = Proposal.of(call.capsule, call.write, catalog, workflow_id)
-    proposal.judge(catalog.cedar_schema, recorded.facts, recorded.subject_sum_cents)
+    proposal.judge(catalog.cedar_schema, recorded.facts, proposal.approved(), recorded.subject_sum_cents)
     return capabilities.mint_write(call.capsule, proposal.action, proposal.amount)
 
 
 def _approved(capsule: Capsule, call: ExecuteTool) -> int:
-    """G3: how many different people approved exactly this action, each signature verified again."""
     approval = call.approval
     if approval is None:
         return 0

@@ -15,8 +15,9 @@ from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.runs import Runs
+from activities.sending import Sending
 from policies import approvals
-from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -90,22 +91,16 @@ class ToolActivities:
             try:
                 capsule = await self._runs.capsule(call.capsule)
                 proposal = Proposal.of(capsule, call, self._catalog, _workflow_id())
-                context = ToolContext(
-                    subject=capsule.subject,
-                    connectors=self._connectors,
-                    idempotency_key=call.idempotency_key,
-                    corpus=capsule.corpus,
-                )
+                context = self._context(proposal)
                 spec, args = proposal.spec, proposal.arguments
                 effect = await self._reserve(proposal, context)
                 if effect.state == "done":
                     told = _told(call, effect.outcome)
                     return self._done(call.capsule, call.slot, call.call_id, spec.name, told, attempt)
                 if effect.state == "failed":
-                    reason, _, message = effect.outcome.partition(": ")
-                    return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
+                    return _failed(effect, attempt)
                 # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
-                outcome = await _uncut(self._perform(spec, args, context, effect))
+                outcome = await _uncut(Sending(self._ledger, spec, args, context, effect).perform())
             except ApprovalNeeded as e:
                 return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
             except KillSwitchEngaged as e:
@@ -119,17 +114,46 @@ class ToolActivities:
                 raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
         return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, outcome), attempt)
 
+    @activity.defn(name="give_up")
+    async def give_up(self, call: ExecuteTool) -> ToolOutcome:
+        """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat."""
+        capsule = await self._runs.capsule(call.capsule)
+        try:
+            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id())
+            await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
+            effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
+        except RemitError as e:
+            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+        except SQLAlchemyError as e:
+            raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
+        if effect.state == "failed":
+            return _failed(effect, 1)
+        spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
+        if content is None:
+            content = await Sending(self._ledger, spec, proposal.arguments, self._context(proposal), effect).found()
+        if content is None:
+            return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
+        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), 1)
+
     async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
         """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
-        facts = await self._facts(proposal.spec, proposal.arguments, context)
+        checked: tuple[ResourceFacts, int] | Exception
+        try:
+            checked = await self._facts(proposal.spec, proposal.arguments, context), proposal.approved()
+        except Exception as e:
+            checked = e
         fresh = self._capabilities.fresh(proposal.call.capability)
         uncovered = self._uncovered(proposal) if fresh else await asyncio.to_thread(self._uncovered, proposal)
 
         def judge(subject_sum_cents: int) -> None:
-            # Raised here and not before, so that the retry of a write that is already done gets its result.
+            # Raised here and not before, so that the retry of a write that is already done gets its result, and that of one
+            # that was sent isn't refused as if nothing had happened, for the vendor is away or the approval has expired now.
             if uncovered:
                 raise uncovered
-            proposal.judge(self._catalog.cedar_schema, facts, subject_sum_cents)
+            if isinstance(checked, Exception):
+                raise checked
+            facts, approved = checked
+            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents)
 
         scopes = [run_scope(proposal.capsule.run_id)]
         return await asyncio.to_thread(self._ledger.reserve, proposal.intent, scopes, judge)
@@ -161,29 +185,13 @@ class ToolActivities:
         else:
             await asyncio.to_thread(check)
 
-    async def _perform(self, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> str:
-        """Send the effect and record what became of it."""
-        key = effect.idempotency_key
-        if not await asyncio.to_thread(self._ledger.sent, key, effect.attempts, [run_scope(effect.run_id)]):
-            # The retry asks `reserve`, which knows whether it was a kill or another attempt.
-            raise ApplicationError("This attempt may not send the write any more.", type="superseded")
-        try:
-            result = (await spec.run(args, context)).model_dump_json()
-        except ToolRefusal as e:
-            # The vendor said no: nothing happened, for certain.
-            await asyncio.to_thread(self._ledger.settle, key, "failed", f"{e.reason}: {e.message}")
-            raise
-        except Unavailable:
-            # The connector's word that nothing was written: it wasn't let in, say.
-            await asyncio.to_thread(self._ledger.settle, key, "released", "unavailable")
-            raise
-        except Exception as e:
-            if spec.idempotency != "native_key" or _last_attempt():
-                await asyncio.to_thread(self._ledger.settle, key, "indeterminate", type(e).__name__)
-                raise OutcomeIndeterminate(f"`{spec.name}` failed after it was sent; a person must look.") from e
-            raise ApplicationError(f"`{spec.name}`: the vendor failed ({type(e).__name__}).", type="vendor_error") from e
-        await asyncio.to_thread(self._ledger.settle, key, "done", result)
-        return result
+    def _context(self, proposal: Proposal) -> ToolContext:
+        return ToolContext(
+            subject=proposal.capsule.subject,
+            connectors=self._connectors,
+            idempotency_key=proposal.action.idempotency_key,
+            corpus=proposal.capsule.corpus,
+        )
 
     async def _facts(self, spec: ToolSpec, args: Arguments, context: ToolContext) -> ResourceFacts:
         return await spec.facts(args, context) if spec.facts else ResourceFacts()
@@ -207,14 +215,14 @@ def _told(call: ExecuteTool, outcome: str) -> str:
     return json.dumps(told, sort_keys=True, ensure_ascii=False)
 
 
+def _failed(effect: Effect, attempt: int) -> ToolOutcome:
+    reason, _, message = effect.outcome.partition(": ")
+    return ToolOutcome(status="refused", reason=reason, content=message, attempt=attempt)
+
+
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:
     reason = error.reason if isinstance(error, ToolRefusal) else error.code
     return ToolOutcome(status="refused", reason=reason, content=error.message, attempt=attempt)
-
-
-def _last_attempt() -> bool:
-    info = activity.info()
-    return info.retry_policy is not None and 0 < info.retry_policy.maximum_attempts <= info.attempt
 
 
 async def _uncut(work: Coroutine[object, object, str]) -> str:

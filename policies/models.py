@@ -29,8 +29,9 @@ __all__ = [
 
 Effect = Literal["read", "write"]
 Risk = Literal["low", "medium", "high", "critical"]
-Idempotency = Literal["native_key", "at_most_once"]
-"""How a write is kept from happening twice: the vendor dedupes by our key, or an unknown outcome goes to a human."""
+Idempotency = Literal["native_key", "lookup", "at_most_once"]
+"""How a write is kept from happening twice: the vendor dedupes by our key, or can be searched for it, or does neither, so
+that an unknown outcome goes to a human."""
 RISKS: tuple[Risk, ...] = ("low", "medium", "high", "critical")
 AutonomyMode = Literal["read_only", "draft", "live"]
 RunStatus = Literal[

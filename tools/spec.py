@@ -15,7 +15,10 @@ from policies.canonical import canonical_json, digest
 from policies.errors import ToolInvalid, ToolRefusal
 from policies.models import Effect, Idempotency, Money, ResourceFacts, ResourceRef, Risk
 
-__all__ = ["Arguments", "Connector", "Result", "ToolContext", "ToolSpec", "spec_of", "tool"]
+__all__ = ["MAX_SETTLE_SECONDS", "Arguments", "Connector", "Result", "ToolContext", "ToolSpec", "spec_of", "tool"]
+
+MAX_SETTLE_SECONDS = 20
+"""How long an attempt may wait for a vendor to settle: with what comes before and after, it must end in time."""
 
 
 class Arguments(BaseModel):
@@ -80,6 +83,9 @@ class ToolSpec:
     Attributes:
         scope: what an agent's `scopes` must contain, for example `billing:refund`.
         idempotency: how the write is kept from happening twice; None for reads.
+        lookup: asks the vendor for the result of the write with `context.idempotency_key`; None if it has none. Only `lookup`
+            tools have one.
+        settle_seconds: after how long a request of a `lookup` tool either is found or never will be; None: nobody can say.
         fast: a read that takes milliseconds and may run as a local activity.
         untrusted: its result carries text from outside, which taints the run.
         facts: asks the connector about the resource (owner, status, what is available).
@@ -103,6 +109,8 @@ class ToolSpec:
     untrusted: bool
     facts: Callable[[Any, ToolContext], Awaitable[ResourceFacts]] | None = field(repr=False)
     rules: Callable[[Any, ResourceFacts], None] | None = field(repr=False)
+    lookup: Callable[[Any, ToolContext], Awaitable[Result | None]] | None = field(default=None, repr=False)
+    settle_seconds: int | None = None
 
     @property
     def id(self) -> str:
@@ -128,6 +136,8 @@ class ToolSpec:
                 "idempotency": self.idempotency or "",
                 "amount": list(self.amount_fields or ()),
                 "untrusted": self.untrusted,
+                # Only where it says something: the digests of all other tools, which open runs have pinned, stay as they are.
+                **({"settle_seconds": self.settle_seconds} if self.settle_seconds else {}),
             }
         )
 
@@ -212,6 +222,8 @@ def tool(
     amount: tuple[str, str] | None = None,
     facts: Callable[[Any, ToolContext], Awaitable[ResourceFacts]] | None = None,  # one may serve several tools
     rules: Callable[[A, ResourceFacts], None] | None = None,
+    lookup: Callable[[A, ToolContext], Awaitable[R | None]] | None = None,
+    settle_seconds: int | None = None,
     fast: bool = False,
     untrusted: bool = False,
 ) -> Callable[[Callable[[A, ToolContext], Awaitable[R]]], Callable[[A, ToolContext], Awaitable[R]]]:
@@ -220,6 +232,19 @@ def tool(
     Args:
         resource: the type of what the tool acts on, and the argument that holds its id; "" if there is only one.
         amount: the arguments that hold the cents and the currency that the tool moves.
+        idempotency: what happens after an attempt that may have sent the write and didn't live to record it.
+            `native_key`: it is sent again. The vendor must answer a key that it knows with what it did the first time.
+            `lookup`: the vendor is asked first. What is found is recorded and not sent again; what isn't found is sent
+            again only if the tool has `settle_seconds`, and else goes to a human.
+            `at_most_once`: it isn't sent again, and goes to a human.
+        lookup: `async (args, context) -> Result | None`: the result of the write that carries `context.idempotency_key` at
+            the vendor (as an external id, a marker, a label), or None if there is none. It only reads: it is called
+            after a kill, too. It has 5 s. When it raises, a later attempt asks again; after the last, a human must look.
+        settle_seconds: a promise about vendor and connector, from 1 to 20: so long after an attempt was overtaken by
+            another one, all that it began is found by `lookup`, or never will be. The new attempt waits so long and
+            looks again before it sends. A request is cut off after half of it; the other half is the vendor's, to
+            finish and to show it. Threads aren't cut off: a connector that works in one needs a timeout of its own.
+            Leave it out for a vendor whose search lags for longer, or for nobody knows how long. See ADR 0007.
 
     Raises:
         ToolInvalid: the signature has no schema, or a write has no idempotency strategy.
@@ -236,13 +261,16 @@ def tool(
             if value is not None and value not in get_args(known):
                 raise ToolInvalid(f"Tool `{name}`: `{label}` is `{value}`; use one of {', '.join(get_args(known))}.")
         if effect == "write" and idempotency is None:
-            raise ToolInvalid(f"Tool `{name}` writes but declares no `idempotency`; use `native_key` or `at_most_once`.")
+            raise ToolInvalid(
+                f"Tool `{name}` writes but declares no `idempotency`; use `native_key`, `lookup` or `at_most_once`."
+            )
         if effect == "write" and facts is None:
             raise ToolInvalid(f"Tool `{name}` writes but declares no `facts`; say how to learn who owns its resource.")
         if effect == "write" and fast:
             raise ToolInvalid(f"Tool `{name}` writes, so it can't be `fast`: writes never run as local activities.")
         if effect == "read" and idempotency is not None:
             raise ToolInvalid(f"Tool `{name}` reads, so it needs no `idempotency`; remove it.")
+        _check_lookup(name, idempotency, lookup, settle_seconds)
         if not (function.__doc__ or "").strip():
             raise ToolInvalid(f"Tool `{name}` has no docstring; say in it what the tool does and when to use it.")
         for name_of_field in filter(None, (resource[1], *(amount or ()))):
@@ -266,11 +294,29 @@ def tool(
             untrusted=untrusted,
             facts=facts,
             rules=rules,
+            lookup=lookup,
+            settle_seconds=settle_seconds,
         )
         setattr(function, _ATTRIBUTE, spec)
         return function
 
     return attach
+
+
+def _check_lookup(name: str, idempotency: Idempotency | None, lookup: object, settle_seconds: int | None) -> None:
+    if idempotency != "lookup":
+        if lookup is not None or settle_seconds is not None:
+            raise ToolInvalid(f'Tool `{name}`: `lookup` and `settle_seconds` are for `idempotency="lookup"` only; remove them.')
+        return
+    if lookup is None:
+        raise ToolInvalid(f"Tool `{name}` declares `lookup` but has no function for it; give `lookup=`, which asks the vendor.")
+    if not inspect.iscoroutinefunction(lookup) or len(inspect.signature(lookup).parameters) != 2:
+        raise ToolInvalid(f"Tool `{name}`: `lookup` must be `async def lookup(args, context) -> SomeResult | None`.")
+    if settle_seconds is not None and not 1 <= settle_seconds <= MAX_SETTLE_SECONDS:
+        raise ToolInvalid(
+            f"Tool `{name}`: `settle_seconds` is {settle_seconds}; use 1 to {MAX_SETTLE_SECONDS}, or leave it out "
+            "if the vendor may need longer."
+        )
 
 
 def _signature(function: Callable[..., object]) -> tuple[type[Arguments], type[Result]]:

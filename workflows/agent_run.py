@@ -353,10 +353,10 @@ class AgentRun:
                     continue
             summary = f"{bound.spec.name} {bound.resource.id}" + (f" {bound.amount}" if bound.amount else "")
             write = await self._capable(turn.write(call, bound, approval), call)
-            outcome = await ports.execute_tool(write, attempts=attempts, summary=summary)
+            outcome = await self._execute(write, attempts=attempts, summary=summary)
             if outcome.reason == "capability_expired":  # no worker was there to take it up in time
                 write = await self._capable(write, call)
-                outcome = await ports.execute_tool(write, attempts=attempts, summary=summary)
+                outcome = await self._execute(write, attempts=attempts, summary=summary)
             if approval and outcome.status == "done":
                 self._state.settle(approval.request.approval_id, "consumed")
                 self._publish()  # a sibling may still wait for people: what is already done must show
@@ -405,6 +405,18 @@ class AgentRun:
             changed = "A person edited this" if call.edits else "The sums for this subject have risen"
             raise ToolRefusal(DECIDE_AGAIN, f"{changed}; decide anew whether this is right.")
         return call
+
+    async def _execute(self, wanted: ExecuteTool, *, attempts: int, summary: str) -> ToolOutcome:
+        """Execute it; and when all attempts were lost, ask the ledger what became of it."""
+        try:
+            return await ports.execute_tool(wanted, attempts=attempts, summary=summary)
+        except ActivityError:
+            if not workflow.patched("give-up"):
+                raise
+            outcome = await ports.give_up(wanted, summary=f"what became of {summary}"[:150])
+        if outcome.status == "refused":
+            self._check()  # the halted run cancelled it before it was sent
+        return outcome.model_copy(update={"attempt": attempts})
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,18 @@ from typing import TypedDict
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
-__all__ = ["ADMIT", "KILL", "MINT", "MODEL", "READ", "ActivityOptions", "LocalOptions", "slow_read", "write"]
+__all__ = [
+    "ADMIT",
+    "GIVE_UP",
+    "KILL",
+    "MINT",
+    "MODEL",
+    "READ",
+    "ActivityOptions",
+    "LocalOptions",
+    "slow_read",
+    "write",
+]
 
 
 class LocalOptions(TypedDict):
@@ -45,6 +56,13 @@ MINT: LocalOptions = {"start_to_close_timeout": timedelta(seconds=10), "retry_po
 KILL: ActivityOptions = {
     "start_to_close_timeout": timedelta(seconds=15),
     "retry_policy": _retry(10_000, initial=0.2, longest=5.0),
+}
+
+# After the last attempt of a write: it waits for a ledger or a worker as long as it may, for nobody else will ask.
+GIVE_UP: ActivityOptions = {
+    "start_to_close_timeout": timedelta(seconds=30),
+    "retry_policy": _retry(100, initial=0.2, longest=10.0),
+    "cancellation_type": ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 }
 
 

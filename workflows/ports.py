@@ -22,7 +22,7 @@ from workflows.messages import (
     WriteKill,
 )
 
-__all__ = ["admit", "call_model", "execute_tool", "mint_capability", "read_facts", "read_tool", "write_kill"]
+__all__ = ["admit", "call_model", "execute_tool", "give_up", "mint_capability", "read_facts", "read_tool", "write_kill"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,10 @@ async def execute_tool(arg: ExecuteTool, *, attempts: int, summary: str) -> Tool
 
 async def write_kill(arg: WriteKill, *, summary: str) -> KillState:
     return await workflow.execute_activity("write_kill", arg, result_type=KillState, summary=summary, **options.KILL)
+
+
+async def give_up(arg: ExecuteTool, *, summary: str) -> ToolOutcome:
+    return await workflow.execute_activity("give_up", arg, result_type=ToolOutcome, summary=summary, **options.GIVE_UP)
 
 
 async def _local(name: str, arg: object, result: type[T], summary: str, how: options.LocalOptions) -> T:

@@ -37,6 +37,8 @@ __all__ = [
 COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
 """States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
 DAY_MS = 24 * 60 * 60 * 1000
+NOT_SENT = "not_sent: It wasn't carried out, and won't be: the workers or the ledger were away. Nothing was written."
+"""The outcome of an effect that was given up before it was sent."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x72656D6974  # "remit": the advisory lock of PostgreSQL that migrations hold
 CANT_OPEN = (
@@ -192,8 +194,9 @@ class Ledger:
             judge: called with the current sum for the subject (this effect excluded); raises to refuse the reservation.
 
         Returns:
-            The row: `reserved` means that the caller performs it now; `done` and `failed` are what an earlier attempt
-            recorded, and nothing is to be performed.
+            The row: `reserved` means that the caller performs it now; `sent` that an earlier attempt may have performed it,
+            and that the caller asks the vendor; `done` and `failed` are what an earlier attempt recorded, and nothing is to
+            be performed.
 
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
@@ -209,8 +212,10 @@ class Ledger:
             if row and row.state in ("done", "failed"):
                 return row
             if row and row.state in ("sent", "indeterminate"):
-                # G2: it may have happened. Only a vendor that dedupes by our key may be asked again, and not after a kill.
-                if row.state == "indeterminate" or killed is not None or intent.strategy != "native_key":
+                # G2: it may have happened. A vendor that dedupes by our key may be asked again, but not after a kill; one that
+                # can be searched is asked in any case, and `sent` says whether the write may leave once more.
+                askable = intent.strategy == "lookup" or (intent.strategy == "native_key" and killed is None)
+                if row.state == "indeterminate" or not askable:
                     _set(connection, intent.idempotency_key, state="indeterminate", settled_at=_now())
                     failure = OutcomeIndeterminate(f"Whether `{intent.tool}` on `{intent.resource}` happened isn't known.")
                 else:
@@ -253,18 +258,49 @@ class Ledger:
             mine = sa.update(effects).where(effects.c.idempotency_key == key, effects.c.attempts == attempt)
             if _killed(connection, scopes) is not None:
                 connection.execute(mine.where(effects.c.state == "reserved").values(state="released", settled_at=_now()))
+                connection.execute(mine.where(effects.c.state == "sent").values(state="indeterminate", settled_at=_now()))
                 return False
             marked = connection.execute(mine.where(effects.c.state.in_(("reserved", "sent"))).values(state="sent"))
             return marked.rowcount == 1
 
-    def settle(self, key: str, state: Literal["done", "failed", "released", "indeterminate"], outcome: str) -> None:
-        """Record what became of the effect. What is known to be done or failed stays so."""
+    def settle(
+        self,
+        key: str,
+        state: Literal["done", "failed", "released", "indeterminate"],
+        outcome: str,
+        attempt: int | None = None,
+    ) -> None:
+        """Record what became of the effect. What is known to be done or failed stays so.
+
+        Args:
+            attempt: if given, it counts only while no other attempt has taken over: that nothing came of one attempt says
+                nothing of what another has sent. That it happened can be said by any.
+        """
+        update = sa.update(effects).where(effects.c.idempotency_key == key, effects.c.state.not_in(("done", "failed")))
+        if attempt is not None:
+            update = update.where(effects.c.attempts == attempt)
         with self._engine.begin() as connection:
-            connection.execute(
-                sa.update(effects)
-                .where(effects.c.idempotency_key == key, effects.c.state.not_in(("done", "failed")))
-                .values(state=state, outcome=_text(outcome), settled_at=_now())
-            )
+            connection.execute(update.values(state=state, outcome=_text(outcome), settled_at=_now()))
+
+    def give_up(self, intent: Intent) -> Effect:
+        """Settle an effect whose attempts are all lost, so that none of them, should it wake up, can begin to send it.
+
+        Returns:
+            The row: `done` or `failed` as it was recorded; `failed`, for certain, if it was never sent; else `indeterminate`.
+        """
+        key, unsent = intent.idempotency_key, {"state": "failed", "outcome": NOT_SENT, "settled_at": _now()}
+        with self._engine.begin() as connection:
+            _lock(connection)
+            row = _find(connection, key)
+            if row is None:
+                connection.execute(sa.insert(effects).values({**_values(intent), "attempts": 0, **unsent}))
+            elif row.state in ("reserved", "released"):
+                _set(connection, key, **unsent)
+            elif row.state == "sent":
+                _set(connection, key, state="indeterminate", settled_at=_now())
+            row = _find(connection, key)
+        assert row
+        return row
 
     def resolve(self, key: str, *, happened: bool, by: str, reason: str) -> Effect:
         """Settle an effect of unknown outcome with what a person found out.

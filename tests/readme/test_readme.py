@@ -176,6 +176,13 @@ async def test_bring_your_own_connector(tmp_path: Path, monkeypatch: pytest.Monk
         assert db.execute("SELECT order_id FROM cancellations").fetchall() == [("O-1",)]
 
 
+def test_a_tool_that_is_looked_up(tmp_path: Path) -> None:
+    """The README's example registers, and has what it says."""
+    spec = assemble(Settings(app=files(tmp_path, "my-app/tools/labels.py"), home=tmp_path)).catalog.get("print_label")
+    assert (spec.idempotency, spec.settle_seconds) == ("lookup", 10)
+    assert spec.lookup
+
+
 def test_links_lead_somewhere() -> None:
     """Every relative link of the README and of the documents names a file that exists."""
     for document in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:

@@ -158,7 +158,8 @@ WRONG = (
     Wrong(
         "a write without a strategy",
         lambda app: edit(app, BILLING, '    idempotency="native_key",\n', ""),
-        "`tools/billing.py`: Tool `close_case` writes but declares no `idempotency`; use `native_key` or `at_most_once`.",
+        "`tools/billing.py`: Tool `close_case` writes but declares no `idempotency`;"
+        " use `native_key`, `lookup` or `at_most_once`.",
     ),
     Wrong(
         "an argument without a Cedar type",

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import sqlalchemy as sa
@@ -234,6 +235,40 @@ def test_at_most_once_is_never_asked_again(ledger: Ledger) -> None:
     assert only(ledger).state == "indeterminate"
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_vendor_that_can_be_searched_is_asked(ledger: Ledger, killed: bool) -> None:
+    """After a crash between sending and recording, the next attempt gets a `lookup` write, killed or not: asking is a read."""
+    send(ledger, intent(strategy="lookup"))
+    if killed:
+        ledger.engage(SCOPES[0], "stop", "ana")
+    row = reserve(ledger, intent(strategy="lookup"), judge=no)
+    assert (row.state, row.attempts) == ("sent", 2)
+
+
+@pytest.mark.parametrize("strategy", ["native_key", "lookup"])
+def test_what_was_sent_isnt_sent_again_after_a_kill(ledger: Ledger, strategy: Idempotency) -> None:
+    """G4: a kill between the reservation of a second attempt and its send stops it, and leaves an unknown outcome."""
+    send(ledger, intent(strategy=strategy))
+    again = reserve(ledger, intent(strategy=strategy))
+    ledger.engage(SCOPES[0], "stop", "ana")
+    assert not ledger.sent("rk_1", again.attempts, SCOPES)
+    assert only(ledger).state == "indeterminate"
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+
+
+@pytest.mark.parametrize("state", ["failed", "released", "indeterminate"])
+def test_only_the_newest_attempt_can_say_that_nothing_happened(
+    ledger: Ledger, state: Literal["failed", "released", "indeterminate"]
+) -> None:
+    """An attempt that was overtaken and failed says nothing of what the other one has sent since."""
+    old = send(ledger)
+    new = reserve(ledger)
+    ledger.settle("rk_1", state, "ReadTimeout", old.attempts)
+    assert (only(ledger).state, only(ledger).outcome) == ("sent", "")
+    ledger.settle("rk_1", state, "ReadTimeout", new.attempts)
+    assert (only(ledger).state, only(ledger).outcome) == (state, "ReadTimeout")
+
+
 def test_what_is_indeterminate_stays_so(ledger: Ledger) -> None:
     """An unknown outcome isn't retried, not even with a vendor that dedupes."""
     send(ledger)
@@ -248,6 +283,42 @@ def test_a_released_effect_can_be_reserved_again(ledger: Ledger) -> None:
     ledger.settle("rk_1", "released", "")
     row = reserve(ledger)
     assert (row.state, row.attempts, row.settled_at) == ("reserved", 2, None)
+
+
+# ---- when all attempts are lost -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begun", ["nothing", "reserved", "released"])
+def test_what_was_given_up_is_never_sent(ledger: Ledger, begun: str) -> None:
+    """An effect that wasn't sent has failed for good: no attempt that wakes up can send it, and it counts nothing."""
+    row = None if begun == "nothing" else reserve(ledger)
+    if begun == "released":
+        ledger.settle("rk_1", "released", "unavailable")
+    given_up = ledger.give_up(intent())
+    assert (given_up.state, given_up.outcome.partition(":")[0]) == ("failed", "not_sent")
+    assert given_up.settled_at is not None
+    assert not row or not ledger.sent("rk_1", row.attempts, SCOPES)
+    assert reserve(ledger) == given_up == only(ledger)
+    assert ledger.subject_sum(TOOL, SUBJECT) == 0
+
+
+def test_what_was_sent_and_given_up_is_unknown(ledger: Ledger) -> None:
+    """It isn't sent again, it counts, and a person can resolve it, unless its answer comes late."""
+    row = send(ledger)
+    assert ledger.give_up(intent()).state == "indeterminate"
+    assert not ledger.sent("rk_1", row.attempts, SCOPES)
+    assert ledger.subject_sum(TOOL, SUBJECT) == 4900
+    ledger.settle("rk_1", "done", "{}")
+    assert only(ledger).state == "done"
+
+
+@pytest.mark.parametrize("state", ["done", "failed"])
+def test_giving_up_keeps_what_is_on_record(ledger: Ledger, state: Literal["done", "failed"]) -> None:
+    """The last attempt may have died after it recorded what it did."""
+    send(ledger)
+    ledger.settle("rk_1", state, "outcome")
+    row = ledger.give_up(intent())
+    assert (row.state, row.outcome) == (state, "outcome")
 
 
 # ---- the judge ------------------------------------------------------------------------------------------------------

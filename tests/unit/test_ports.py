@@ -99,7 +99,7 @@ async def test_a_tool_gets_the_attempts_that_are_left(name: str, monkeypatch: py
     assert made.options["retry_policy"].maximum_attempts == 2
 
 
-@pytest.mark.parametrize("name", ["admit", "call_model", "execute_tool", "write_kill"])
+@pytest.mark.parametrize("name", ["admit", "call_model", "execute_tool", "give_up", "write_kill"])
 async def test_writes_and_model_calls_are_never_local(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local activity may run again after a crash, unseen; only reads may."""
     assert (await ask(STUBS[name], monkeypatch, fast=True)).kind == "normal"
@@ -120,7 +120,8 @@ async def test_long_work_beats(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert options["heartbeat_timeout"] < options["start_to_close_timeout"]
 
 
-async def test_a_cancelled_write_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["execute_tool", "give_up"])
+async def test_a_cancelled_write_is_waited_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What became of a write must be known, even when the run is being stopped."""
-    options = (await ask(ports.execute_tool, monkeypatch)).options
+    options = (await ask(STUBS[name], monkeypatch)).options
     assert options["cancellation_type"] is ActivityCancellationType.WAIT_CANCELLATION_COMPLETED

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import pytest
@@ -50,6 +50,8 @@ class Declared:
     amount: tuple[str, str] | None = None
     facts: Callable[[Any, ToolContext], Awaitable[ResourceFacts]] | None = facts
     fast: bool = False
+    lookup: Callable[..., Any] | None = None
+    settle_seconds: int | None = None
 
     def attach(self, function: Any) -> ToolSpec:
         tool(
@@ -61,6 +63,8 @@ class Declared:
             amount=self.amount,
             facts=self.facts,
             fast=self.fast,
+            lookup=self.lookup,
+            settle_seconds=self.settle_seconds,
         )(function)
         spec = spec_of(function)
         assert spec
@@ -120,6 +124,18 @@ async def odd(args: Odd, context: ToolContext) -> Done:
     return Done()
 
 
+async def find(args: Ref, context: ToolContext) -> Done | None:
+    return None
+
+
+def find_now(args: Ref, context: ToolContext) -> Done | None:
+    return None
+
+
+async def find_all(context: ToolContext) -> Done | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Wrong:
     declared: Declared
@@ -133,6 +149,10 @@ def must(name: str, what: str) -> str:
 
 NO_ARGUMENTS = "its first parameter isn't annotated with a subclass of `Arguments`."
 WRITE, READ = Declared(), Declared(effect="read", idempotency=None)
+SEARCHED = Declared(idempotency="lookup", lookup=find, settle_seconds=2)
+NO_LOOKUP = 'Tool `touch`: `lookup` and `settle_seconds` are for `idempotency="lookup"` only; remove them.'
+WRONG_LOOKUP = "Tool `touch`: `lookup` must be `async def lookup(args, context) -> SomeResult | None`."
+WRONG_TIME = "Tool `touch`: `settle_seconds` is {}; use 1 to 20, or leave it out if the vendor may need longer."
 WRONG = (
     Wrong(WRITE, sync, must("sync", "it isn't async.")),
     Wrong(WRITE, one, must("one", NO_ARGUMENTS)),
@@ -149,11 +169,23 @@ WRONG = (
     Wrong(
         Declared(idempotency=None),
         touch,
-        "Tool `touch` writes but declares no `idempotency`; use `native_key` or `at_most_once`.",
+        "Tool `touch` writes but declares no `idempotency`; use `native_key`, `lookup` or `at_most_once`.",
     ),
     Wrong(Declared(facts=None), touch, "Tool `touch` writes but declares no `facts`; say how to learn who owns its resource."),
     Wrong(Declared(fast=True), touch, "Tool `touch` writes, so it can't be `fast`: writes never run as local activities."),
     Wrong(Declared(effect="read"), touch, "Tool `touch` reads, so it needs no `idempotency`; remove it."),
+    Wrong(Declared(lookup=find), touch, NO_LOOKUP),
+    Wrong(Declared(idempotency="at_most_once", settle_seconds=2), touch, NO_LOOKUP),
+    Wrong(Declared(effect="read", idempotency=None, lookup=find), touch, NO_LOOKUP),
+    Wrong(
+        Declared(idempotency="lookup"),
+        touch,
+        "Tool `touch` declares `lookup` but has no function for it; give `lookup=`, which asks the vendor.",
+    ),
+    Wrong(replace(SEARCHED, lookup=find_now), touch, WRONG_LOOKUP),
+    Wrong(replace(SEARCHED, lookup=find_all), touch, WRONG_LOOKUP),
+    Wrong(replace(SEARCHED, settle_seconds=0), touch, WRONG_TIME.format(0)),
+    Wrong(replace(SEARCHED, settle_seconds=21), touch, WRONG_TIME.format(21)),
     Wrong(READ, silent, "Tool `silent` has no docstring; say in it what the tool does and when to use it."),
     Wrong(READ, blank, "Tool `blank` has no docstring; say in it what the tool does and when to use it."),
     Wrong(Declared(resource=("Thing", "id")), touch, "Tool `touch`: `Ref` has no argument `id`."),
@@ -230,6 +262,9 @@ DECLARATIONS = (
     WRITE,
     READ,
     Declared(idempotency="at_most_once"),
+    SEARCHED,
+    replace(SEARCHED, settle_seconds=3),
+    replace(SEARCHED, settle_seconds=None),
     Declared(resource=("Object", "thing_id")),
     Declared(resource=("Thing", "")),
     Declared(amount=("cents", "currency")),
