@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -127,6 +128,7 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
         if frozen is None:
             os.kill(os.getpid(), signal.SIGKILL)
         elif not frozen.exists():
+            time.sleep(0.5)  # another thread may be writing to SQLite: nobody could, while it is frozen
             frozen.touch()
             os.kill(os.getpid(), signal.SIGSTOP)
 
