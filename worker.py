@@ -27,11 +27,11 @@ from activities.records import RecordActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
-from policies.identity import Directory
 from remit import telemetry
 from remit.apps import PACKAGE, assemble
 from remit.connection import connect
-from remit.issuer import DevIssuer, read_directory
+from remit.directory import directory_of
+from remit.oidc import service_token
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
@@ -62,6 +62,10 @@ PURE = (
 )
 
 
+RENEW_AT = 0.7  # of a token's life
+RENEW_RETRY_SECONDS = 10
+
+
 def runner() -> SandboxedWorkflowRunner:
     """The sandbox that workflow code runs and is replayed in."""
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
@@ -80,12 +84,6 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
         closing.push_async_callback(anthropic.aclose)
         found["anthropic"] = anthropic
     return found
-
-
-def _directory(settings: Settings) -> Directory:
-    if settings.env == "production":
-        return read_directory(settings.home)
-    return DevIssuer(settings.home, env=settings.env).ensure()
 
 
 @asynccontextmanager
@@ -113,8 +111,9 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         strong_model=settings.model_strong,
         price=settings.declared_price,
     )
-    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, lambda: _directory(settings), models)
-    tool = ToolActivities(runs, ledger, catalog, connectors)
+    directory = directory_of(settings, ledger)
+    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models)
+    tool = ToolActivities(runs, ledger, catalog, connectors, directory)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger)
     return Worker(
@@ -123,6 +122,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         workflows=[AgentRun],
         activities=[
             authority.admit,
+            authority.read_people,
             model.call_model,
             tool.read_facts,
             tool.read_tool,
@@ -161,18 +161,43 @@ async def serve(settings: Settings) -> None:
     assemble(settings, ROOT).check()
     ledger = Ledger(settings.ledger)
     ledger.migrate()
-    client = await connect(settings, [*telemetry.traces(settings)])
+    token, seconds = await asyncio.to_thread(service_token, settings) if settings.temporal_auth == "oidc" else ("", 0)
+    client = await connect(settings, [*telemetry.traces(settings)], token=token)
     await ensure_search_attributes(client)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with working(client, settings, ledger):
+    if not settings.oidc and settings.env != "production":
+        log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
+    async with working(client, settings, ledger), _renewing(client, settings, seconds):
         log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)
     ledger.close()
     telemetry.flush()
+
+
+@asynccontextmanager
+async def _renewing(client: Client, settings: Settings, seconds: int) -> AsyncGenerator[None]:
+    """Renew the client's bearer token while the block runs. `seconds`: how long the first is good; 0 when there is none."""
+
+    async def renew(left: float) -> None:
+        while True:
+            await asyncio.sleep(left)
+            try:
+                client.api_key, seconds = await asyncio.to_thread(service_token, settings)
+                left = seconds * RENEW_AT
+            except RemitError as e:
+                structlog.get_logger("remit.worker").warning("no new token for Temporal", reason=e.message)
+                left = RENEW_RETRY_SECONDS
+
+    task = asyncio.create_task(renew(seconds * RENEW_AT)) if seconds else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
 
 
 def main() -> int:

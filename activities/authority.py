@@ -1,5 +1,6 @@
 """`admit`: who the agent is, what it is pinned to, whom the run is for. The only place where a run's authority comes from."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,7 +11,7 @@ from activities import prices
 from activities.library import AgentFile, Library
 from activities.runs import Runs
 from policies.canonical import digest
-from policies.errors import InvalidInput, MissingKey, NotFound, RemitError
+from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, Unavailable
 from policies.identity import Directory
 from policies.models import Frozen
 from policies.routing import ModelChoice, Price, Route
@@ -18,7 +19,7 @@ from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, PinnedTool
+from workflows.messages import Admission, Capsule, PinnedTool, ReadPeople
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -81,7 +82,7 @@ class AuthorityActivities:
         if agent.status != "active":
             raise InvalidInput(f"Agent `{agent.name}` is {agent.status}; ask its owner, {agent.owner}.")
         agent.check_inputs(admission.inputs)
-        directory = self._directory()
+        directory = await self._people()
         if admission.requester and not admission.requester.startswith("service:"):
             directory.person(admission.requester)  # G3: whoever asks must be known by the name that would approve
         bundle = self._library.bundle(agent.policy)
@@ -117,6 +118,18 @@ class AuthorityActivities:
             ),
             admitted_at=int(time.time()),
         )
+
+    @activity.defn(name="read_people")
+    async def read_people(self, wanted: ReadPeople) -> Directory:
+        """Those whom the named keys belong to, as the directory knows them now: a run asks when a stranger decides."""
+        return (await self._people()).holding(set(wanted.kids))
+
+    async def _people(self) -> Directory:
+        try:
+            found = await asyncio.to_thread(self._directory)
+        except Unavailable as e:
+            raise ApplicationError(e.message, type=e.code) from None  # retried: the issuer comes back
+        return found.current(int(time.time()))
 
     async def _subject(self, agent: AgentFile, admission: Admission) -> str:
         if agent.subject is None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
@@ -17,6 +17,7 @@ from policies.approvals import Action
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.identity import Directory
 from policies.models import ActionFacts, ResourceFacts, RunFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -36,7 +37,16 @@ class ApprovalNeeded(Exception):
 class ToolActivities:
     """Tools over the connectors of this worker, with the ledger beside every write."""
 
-    def __init__(self, runs: Runs, ledger: Ledger, catalog: Catalog, connectors: Mapping[type[Connector], Connector]) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        ledger: Ledger,
+        catalog: Catalog,
+        connectors: Mapping[type[Connector], Connector],
+        directory: Callable[[], Directory],
+    ) -> None:
+        """`directory` is asked for each write that people approved: who they are now, whatever was pinned."""
+        self._directory = directory
         self._runs = runs
         self._ledger = ledger
         self._catalog = catalog
@@ -113,13 +123,14 @@ class ToolActivities:
     ) -> Effect:
         """The ledger's answer, after the contextual checks and with the policy judged again inside the transaction."""
         facts = await self._facts(spec, args, context)
-        approved = _approved(capsule, call)
+        directory = await self._people() if call.approval else Directory()
         policy = compile_policy(capsule.bundle, self._catalog.cedar_schema)
 
         def judge(subject_sum_cents: int) -> None:
             # Checked here and not before, so that the retry of a write that is already done gets its result.
             spec.bind(args, facts, capsule.subject)
             spec.check(args, facts)
+            approved = _approved(capsule, call, directory)
             verdict = authorize(
                 policy,
                 ActionFacts(
@@ -170,6 +181,13 @@ class ToolActivities:
         await asyncio.to_thread(self._ledger.settle, key, "done", result)
         return result
 
+    async def _people(self) -> Directory | Unavailable:
+        """The directory as it is now, or why it can't be asked: a write that is already done needs nobody."""
+        try:
+            return await asyncio.to_thread(self._directory)
+        except Unavailable as e:
+            return e
+
     async def _facts(self, spec: ToolSpec, args: Arguments, context: ToolContext) -> ResourceFacts:
         return await spec.facts(args, context) if spec.facts else ResourceFacts()
 
@@ -213,8 +231,8 @@ def _intent(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, args: Arguments
     )
 
 
-def _approved(capsule: Capsule, call: ExecuteTool) -> int:
-    """G3: how many different people approved exactly this action, each signature verified again."""
+def _approved(capsule: Capsule, call: ExecuteTool, directory: Directory | Unavailable) -> int:
+    """G3: how many different people approved exactly this action, each signature and each person's standing verified again."""
     approval = call.approval
     if approval is None:
         return 0
@@ -222,12 +240,18 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
         raise ToolRefusal("action_changed", "The approval is for another action.")
     if time.time() >= approval.request.expires_at:
         raise ToolRefusal("approval_expired", "The approval expired before the action could start.")
+    if isinstance(directory, Unavailable):
+        if _last_attempt():
+            raise directory
+        raise ApplicationError(directory.message, type="directory_unavailable")
+    if gone := {d.sub for d in approval.decisions} - {p.sub for p in directory.people}:
+        raise ToolRefusal("approver_suspended", f"`{min(gone)}` approved this, and isn't in the directory any more.")
     try:
         return approvals.quorum(
             approval.decisions,
             request=approval.request.model_copy(update={"roles": capsule.approver_roles}),
             run_id=capsule.run_id,
-            directory=capsule.directory,
+            directory=directory,
             barred=frozenset({capsule.requester, capsule.agent.id}),
         )
     except ApprovalRefused as e:

@@ -16,8 +16,10 @@ from remit import __version__, render
 from remit.client import Remit, RunRow
 from remit.connection import connect
 from remit.effects import effects
-from remit.issuer import DevIssuer
+from remit.login import login, logout, whoami
+from remit.people import people
 from remit.scripts import inputs_of, read_inputs_file, read_script
+from remit.session import Signer, requester_of
 from remit.settings import Settings, load
 from workflows.messages import Decided, RunSummary
 
@@ -33,10 +35,18 @@ app = typer.Typer(
 policy = typer.Typer(no_args_is_help=True, help="Policy bundles.")
 app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
+app.add_typer(people, name="people")
+for command in (login, whoami, logout):
+    app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Person = Annotated[str, typer.Option("--as", help="Who decides, for example `ana`; the dev issuer signs.", show_default=False)]
+Person = Annotated[
+    str | None,
+    typer.Option(
+        "--as", help="Who decides: by default whoever is logged in; for example `ana` with the dev issuer.", show_default=False
+    ),
+]
 ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
 
 
@@ -114,8 +124,7 @@ def run(
     todo = [inputs_of(inputs)] if inputs is not None else read_inputs_file(inputs_file or Path())
     turns = read_script(script) if script else None
     settings = load()
-    if requester and settings.env != "production":
-        requester = DevIssuer(settings.home, env=settings.env).resolve(requester).sub
+    requester = requester_of(settings, requester)
 
     async def work() -> list[dict[str, object]]:
         remit = await _remit(settings)
@@ -252,21 +261,20 @@ async def _token(
     remit: Remit,
     run_id: str,
     approval_id: str | None,
-    who: str,
+    who: str | None,
     decision: Literal["approve", "reject"],
     reason: str,
 ) -> tuple[str, str]:
     """The id of the approval and the signed decision on it."""
-    issuer = DevIssuer(settings.home, env=settings.env)
-    issuer.resolve(who)
+    signer = Signer(settings, who)
     summary, approval = await remit.approval(run_id, approval_id)
     if approval.status != "pending":
         raise InvalidInput(f"Approval `{approval.request.approval_id}` is already {approval.status}.")
-    token = issuer.sign(who, request=approval.request, run_id=summary.run_id, decision=decision, reason=reason)
+    token = signer.sign(approval.request, summary.run_id, decision, reason)
     return approval.request.approval_id, token
 
 
-def _decide(run_id: str, approval_id: str | None, who: str, decision: Literal["approve", "reject"], reason: str) -> None:
+def _decide(run_id: str, approval_id: str | None, who: str | None, decision: Literal["approve", "reject"], reason: str) -> None:
     settings = load()
 
     async def work() -> Decided:
@@ -283,7 +291,7 @@ def _decide(run_id: str, approval_id: str | None, who: str, decision: Literal["a
 def approve(
     run_id: Run,
     approval_id: ApprovalId = None,
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Approve what a run waits for, as PERSON."""
@@ -294,7 +302,7 @@ def approve(
 def reject(
     run_id: Run,
     approval_id: ApprovalId = None,
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
 ) -> None:
     """Reject what a run waits for, as PERSON; the agent gets the reason."""
@@ -307,7 +315,7 @@ def reject(
 def sign(
     run_id: Run,
     approval_id: Annotated[str, typer.Argument(help="Which approval.", show_default=False)],
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     approved: Annotated[bool, typer.Option("--approve/--reject", help="The decision.", show_default=False)] = ...,  # type: ignore[assignment]
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:

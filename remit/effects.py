@@ -6,10 +6,9 @@ import typer
 
 from activities.ledger.rows import EffectState
 from policies.errors import InvalidInput
-from policies.identity import Person
 from remit import render
-from remit.issuer import DevIssuer, read_directory
-from remit.settings import Settings, load
+from remit.session import named
+from remit.settings import load
 
 __all__ = ["effects"]
 
@@ -45,7 +44,10 @@ def resolve(
     happened: Annotated[
         bool, typer.Option("--happened/--did-not-happen", help="What the vendor's own records say.", show_default=False)
     ] = ...,  # type: ignore[assignment]
-    who: Annotated[str, typer.Option("--as", help="Who says so, for example `ana`.", show_default=False)] = ...,  # type: ignore[assignment]
+    who: Annotated[
+        str | None,
+        typer.Option("--as", help="Who says so, for example `ana`; by default whoever is logged in.", show_default=False),
+    ] = None,
     reason: Annotated[str, typer.Option(help="How you know.", show_default=False)] = ...,  # type: ignore[assignment]
 ) -> None:
     """Settle an `indeterminate` write, after looking at the vendor's records. Nothing is sent to the vendor."""
@@ -57,23 +59,9 @@ def resolve(
 
     settings = load()
     with existing(settings.ledger) as ledger:
-        person = _person(settings, who)
-        effect = ledger.resolve(key, happened=happened, by=person.sub, reason=reason)
+        person, roles = named(settings, who)
+        if not roles:
+            raise InvalidInput(f"`{person}` has no role, and so may decide nothing.")
+        effect = ledger.resolve(key, happened=happened, by=person, reason=reason)
     counts = "counts towards the sums" if happened else "counts no more"
-    print(f"{key} is {effect.state}, says {person.sub}; it {counts}.")
-
-
-def _person(settings: Settings, who: str) -> Person:
-    """The person called `who`.
-
-    Raises:
-        NotFound: nobody is.
-        InvalidInput: they have no role, so that they may decide nothing.
-    """
-    if settings.env == "production":
-        person = read_directory(settings.home).person(who)
-    else:
-        person = DevIssuer(settings.home, env=settings.env).resolve(who)
-    if not person.roles:
-        raise InvalidInput(f"`{person.sub}` has no role, and so may decide nothing.")
-    return person
+    print(f"{key} is {effect.state}, says {person}; it {counts}.")

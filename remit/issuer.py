@@ -19,7 +19,7 @@ from policies.bundle import explain
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person, PublicKey
 
-__all__ = ["PEOPLE", "DevIssuer", "read_directory"]
+__all__ = ["PEOPLE", "DevIssuer", "read_directory", "signed", "write_private"]
 
 PEOPLE: dict[str, tuple[str, ...]] = {
     "ana@example.com": ("refund-approver", "support-lead"),
@@ -64,14 +64,14 @@ class DevIssuer:
         with _locked(self._keys / ".lock"):
             if not (self._home / "directory.json").exists():
                 people = tuple(self._person(sub, roles) for sub, roles in PEOPLE.items())
-                _write(self._home / "directory.json", Directory(people=people).model_dump_json(indent=2))
+                write_private(self._home / "directory.json", Directory(people=people).model_dump_json(indent=2))
         return read_directory(self._home)
 
     def _person(self, sub: str, roles: tuple[str, ...]) -> Person:
         kid = f"{sub.partition('@')[0]}-{secrets.token_hex(4)}"
         key = OKPKey.generate_key("Ed25519", {"kid": kid})
         private = key.as_dict(private=True)
-        _write(self._keys / f"{sub}.json", json.dumps(private))
+        write_private(self._keys / f"{sub}.json", json.dumps(private))
         return Person(sub=sub, roles=roles, keys=(PublicKey(kid=kid, x=str(private["x"])),))
 
     def resolve(self, who: str) -> Person:
@@ -98,24 +98,33 @@ class DevIssuer:
             key = OKPKey.import_key(json.loads((self._keys / f"{person.sub}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, JoseError):
             raise InvalidInput(f"The dev issuer holds no key of `{person.sub}`; delete `{self._home}` to start over.") from None
-        now = int(time.time())
-        try:
-            claims = DecisionClaims(
-                act=request.action_digest,
-                run=run_id,
-                approval_id=request.approval_id,
-                decision=decision,
-                reason=reason,
-                nonce=secrets.token_hex(12),
-                iat=now,
-                exp=now + SIGNATURE_SECONDS,
-            )
-        except ValidationError as e:
-            raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
-        return sign_decision(claims, key)
+        return signed(key, request=request, run_id=run_id, decision=decision, reason=reason)
 
 
-def _write(path: Path, text: str) -> None:
+def signed(key: OKPKey, *, request: ApprovalRequest, run_id: str, decision: Literal["approve", "reject"], reason: str) -> str:
+    """The compact JWS with which the owner of `key` decides on `request`, from now for a quarter of an hour.
+
+    Raises:
+        InvalidInput: `reason` is too long.
+    """
+    now = int(time.time())
+    try:
+        claims = DecisionClaims(
+            act=request.action_digest,
+            run=run_id,
+            approval_id=request.approval_id,
+            decision=decision,
+            reason=reason,
+            nonce=secrets.token_hex(12),
+            iat=now,
+            exp=now + SIGNATURE_SECONDS,
+        )
+    except ValidationError as e:
+        raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
+    return sign_decision(claims, key)
+
+
+def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     partial = path.with_name(path.name + ".new")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -2,6 +2,7 @@
 
 from temporalio import workflow
 
+from policies.identity import Directory
 from workflows import options
 from workflows.messages import (
     Admission,
@@ -11,13 +12,14 @@ from workflows.messages import (
     KillState,
     ModelTurn,
     ReadFacts,
+    ReadPeople,
     ReadTool,
     RecordedFacts,
     ToolOutcome,
     WriteKill,
 )
 
-__all__ = ["admit", "call_model", "execute_tool", "read_facts", "read_tool", "write_kill"]
+__all__ = ["admit", "call_model", "execute_tool", "read_facts", "read_people", "read_tool", "write_kill"]
 
 
 async def admit(arg: Admission, *, summary: str) -> Capsule:
@@ -30,6 +32,10 @@ async def call_model(arg: CallModel, *, summary: str) -> ModelTurn:
 
 async def read_facts(arg: ReadFacts, *, summary: str) -> RecordedFacts:
     return await workflow.execute_local_activity("read_facts", arg, result_type=RecordedFacts, summary=summary, **options.READ)
+
+
+async def read_people(arg: ReadPeople, *, summary: str) -> Directory:
+    return await workflow.execute_activity("read_people", arg, result_type=Directory, summary=summary, **options.ADMIT)
 
 
 async def read_tool(arg: ReadTool, *, fast: bool, attempts: int, summary: str) -> ToolOutcome:

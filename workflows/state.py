@@ -9,6 +9,7 @@ from policies.approvals import Approval
 from policies.bundle import explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
+from policies.identity import Directory
 from policies.models import ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
 from workflows.messages import (
     Capsule,
@@ -43,6 +44,7 @@ class RunState(BaseModel):
         failures: failed tries in a row, by tool.
         identical: how often each call was made, by digest of tool and arguments.
         nonces: of decisions that counted, so that a repeated one changes nothing.
+        people: those known at admission and those who logged in since and decided; None while they are the same.
         deadline: Unix seconds at which the run's wall time is over.
     """
 
@@ -69,6 +71,7 @@ class RunState(BaseModel):
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    people: Directory | None = None
     deadline: int = 0
     stopped_by: str = ""
     summary: str = ""
@@ -140,6 +143,11 @@ class RunState(BaseModel):
     @property
     def limits(self) -> UsageLimits:
         return self.capsule.limits if self.capsule else UsageLimits()
+
+    @property
+    def directory(self) -> Directory:
+        """Who may decide in this run."""
+        return self.people or (self.capsule.directory if self.capsule else Directory())
 
     @property
     def pending(self) -> list[Approval]:

@@ -101,8 +101,8 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
     left = request.required - len(have)
     arguments = ", ".join(f"{k}={v}" for k, v in request.arguments.items() if v is not None)
     barred = {*have, state.start.requester}
-    known = state.capsule.directory.people if state.capsule else ()
-    people = [_code(p.sub) for p in known if {*p.roles} & {*request.roles} and p.sub not in barred]
+    people = [_code(p.sub) for p in state.directory.people if {*p.roles} & {*request.roles} and p.sub not in barred]
+    others = f", and whoever logs in as {' or '.join(_code(r) for r in request.roles)}" if state.directory.live else ""
     who = f" {request.approval_id} --as PERSON"
     return [
         "",
@@ -114,7 +114,7 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
         f"- asked for by policy: {', '.join(_code(p) for p in request.policy_ids) or 'unknown'}",
         f"- the model's reason, not checked: {_code(_words(state)) or 'none given'}",
         f"- approved by: {', '.join(_code(a) for a in have) or 'nobody yet'}",
-        f"- may decide: {', '.join(people) or 'nobody that the directory knows'}",
+        f"- may decide: {', '.join(people) or 'nobody that the directory knows'}{others}",
         f"- approve: {_command('approve', workflow_id, who)}",
         f"- reject: {_command('reject', workflow_id, who)}",
         f"- from this page: {_command('sign', workflow_id, who + ' --approve')}, then `More Actions`, `Send a Signal`, "

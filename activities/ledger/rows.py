@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from policies.models import Frozen, Idempotency, Money, ResourceRef
 
-__all__ = ["Effect", "EffectState", "Intent"]
+__all__ = ["Effect", "EffectState", "Enrolment", "Intent", "Standing"]
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 
@@ -52,3 +54,28 @@ class Effect(Frozen):
     resolved_by: str | None = None
     resolved_reason: str | None = None
     resolved_at: int | None = None
+
+
+class Enrolment(Frozen):
+    """A person's signing key, and the ID token that says whose it is. Nothing of it is proven until the token is verified.
+
+    Attributes:
+        kid: thumbprint of the key; `x` is the key itself, Ed25519, base64url.
+        withdrawn_at: when its owner logged out.
+    """
+
+    kid: str
+    x: str
+    id_token: str = Field(repr=False)
+    enrolled_at: int
+    withdrawn_at: int | None = None
+
+
+class Standing(Frozen):
+    """Whether a person was suspended or restored, by whom and why."""
+
+    sub: str
+    suspended: bool
+    reason: str
+    set_by: str
+    set_at: int
