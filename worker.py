@@ -30,7 +30,7 @@ from policies.errors import InvalidInput, RemitError
 from remit import telemetry
 from remit.apps import PACKAGE, assemble
 from remit.connection import connect
-from remit.directory import directory_of
+from remit.directory import LiveDirectory
 from remit.oidc import service_token
 from remit.settings import ROOT, Settings, load
 from tools import registry
@@ -111,7 +111,8 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         strong_model=settings.model_strong,
         price=settings.declared_price,
     )
-    directory = directory_of(settings, ledger)
+    directory = LiveDirectory(settings, ledger)
+    closing.callback(directory.close)
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models)
     tool = ToolActivities(runs, ledger, catalog, connectors, directory)
     model = ModelActivities(runs, _providers(settings, closing), catalog)

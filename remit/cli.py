@@ -257,16 +257,14 @@ def inbox(as_json: AsJson = False) -> None:
 
 
 async def _token(
-    settings: Settings,
+    signer: Signer,
     remit: Remit,
     run_id: str,
     approval_id: str | None,
-    who: str | None,
     decision: Literal["approve", "reject"],
     reason: str,
 ) -> tuple[str, str]:
     """The id of the approval and the signed decision on it."""
-    signer = Signer(settings, who)
     summary, approval = await remit.approval(run_id, approval_id)
     if approval.status != "pending":
         raise InvalidInput(f"Approval `{approval.request.approval_id}` is already {approval.status}.")
@@ -276,10 +274,11 @@ async def _token(
 
 def _decide(run_id: str, approval_id: str | None, who: str | None, decision: Literal["approve", "reject"], reason: str) -> None:
     settings = load()
+    signer = Signer(settings, who)
 
     async def work() -> Decided:
         remit = await _remit(settings)
-        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason)
+        name, token = await _token(signer, remit, run_id, approval_id, decision, reason)
         return await remit.decide(run_id, name, token)
 
     answer = _do(work())
@@ -323,11 +322,12 @@ def sign(
     import json
 
     settings = load()
+    signer = Signer(settings, who)
 
     async def work() -> dict[str, str]:
         remit = await _remit(settings)
         decision: Literal["approve", "reject"] = "approve" if approved else "reject"
-        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason))
+        return decision_payload(*await _token(signer, remit, run_id, approval_id, decision, reason))
 
     print(json.dumps(_do(work())))
 

@@ -120,11 +120,11 @@ def whoami(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and
 def _unknown(settings: Settings, session: Session) -> str | None:
     """Why workers wouldn't take a decision of this person; None when they would."""
     from activities.ledger.store import existing
-    from remit.directory import directory_of
+    from remit.directory import LiveDirectory
 
     try:
-        with existing(settings.ledger) as ledger:
-            found = directory_of(settings, ledger)()
+        with existing(settings.ledger) as ledger, LiveDirectory(settings, ledger) as directory:
+            found = directory()
     except Unavailable as e:
         return e.message
     if not any(p.sub == session.sub for p in found.people):

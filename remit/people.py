@@ -34,11 +34,12 @@ def listed(
         return
     from activities.ledger import people as rows
     from activities.ledger.store import existing
-    from remit.directory import directory_of
+    from remit.directory import LiveDirectory
 
     settings = load()
     with existing(settings.ledger) as ledger:
-        found = directory_of(settings, ledger)()
+        with LiveDirectory(settings, ledger) as directory:
+            found = directory()
         standing = {sub: s for sub, s in rows.standing(ledger).items() if s.suspended}
     if as_json:
         rows_json: list[dict[str, object]] = [p.model_dump(mode="json") for p in found.people]
@@ -76,14 +77,14 @@ def _set(sub: str, *, suspended: bool, reason: str, who: str | None) -> None:
         raise InvalidInput("A person's name has 1 to 200 letters that can be printed.")
     from activities.ledger import people as rows
     from activities.ledger.store import existing
-    from remit.directory import directory_of
+    from remit.directory import LiveDirectory
 
     settings = load()
     by = _by(settings, who)
     with existing(settings.ledger) as ledger:
         known = Directory()
-        with suppress(RemitError):  # nobody is kept in because the issuer is away
-            known = directory_of(settings, ledger)()
+        with suppress(RemitError), LiveDirectory(settings, ledger) as directory:  # nobody is kept in: the issuer may be away
+            known = directory()
         gone = frozenset(s.sub for s in rows.standing(ledger).values() if s.suspended)
         name, seen = _name(sub, known, gone)
         changed = rows.set_standing(ledger, name, suspended=suspended, reason=reason, by=by)

@@ -93,6 +93,10 @@ class OidcServer:
         """Whether an ID token of the device flow has the nonce that was asked for."""
         self._control("device", nonce=carried)
 
+    def keys_asked(self) -> int:
+        """How often the published keys were fetched so far."""
+        return self._control("asked")
+
     def private_keys(self) -> list[dict[str, Any]]:
         """The signing keys, newest first, for tokens that the server itself would never issue."""
         return self._control("keys")

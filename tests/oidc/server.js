@@ -7,6 +7,7 @@ import Provider from "oidc-provider";
 const people = new Map(); // name -> claims
 let nonceInDeviceFlow = false; // as Keycloak does; oidc-provider leaves it out
 let away = false;
+let keysAsked = 0;
 let kinds = ["RS256"];
 let provider;
 let callback;
@@ -104,6 +105,7 @@ async function control(request, response) {
     start(given.lifetimes);
   } else if (what === "device") nonceInDeviceFlow = given.nonce;
   else if (what === "away") away = given.away;
+  else if (what === "asked") return response.end(JSON.stringify(keysAsked));
   else if (what === "keys") return response.end(JSON.stringify(keys));
   response.end("{}");
 }
@@ -111,6 +113,7 @@ async function control(request, response) {
 const server = http.createServer(async (request, response) => {
   try {
     if (request.url.startsWith("/control/")) return await control(request, response);
+    if (request.url === "/jwks") keysAsked += 1;
     if (away) return request.socket.destroy();
     if (request.url.startsWith("/interaction/")) return await interaction(request, response);
     return callback(request, response);
