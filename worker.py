@@ -37,7 +37,7 @@ from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["PURE", "ensure_search_attributes", "main", "runner", "working"]
+__all__ = ["PURE", "ensure_search_attributes", "main", "renewing", "runner", "working"]
 
 # Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
 # `agent_run` must keep its checks.
@@ -171,7 +171,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(name, stop.set)
     if not settings.oidc and settings.env != "production":
         log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
-    async with working(client, settings, ledger), _renewing(client, settings, seconds):
+    async with working(client, settings, ledger), renewing(client, settings, seconds):
         log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)
@@ -180,7 +180,9 @@ async def serve(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _renewing(client: Client, settings: Settings, seconds: int) -> AsyncGenerator[None]:
+async def renewing(
+    client: Client, settings: Settings, seconds: int, retry_seconds: float = RENEW_RETRY_SECONDS
+) -> AsyncGenerator[None]:
     """Renew the client's bearer token while the block runs. `seconds`: how long the first is good; 0 when there is none."""
 
     async def renew(left: float) -> None:
@@ -191,7 +193,7 @@ async def _renewing(client: Client, settings: Settings, seconds: int) -> AsyncGe
                 left = seconds * RENEW_AT
             except RemitError as e:
                 structlog.get_logger("remit.worker").warning("no new token for Temporal", reason=e.message)
-                left = RENEW_RETRY_SECONDS
+                left = retry_seconds
 
     task = asyncio.create_task(renew(seconds * RENEW_AT)) if seconds else None
     try:

@@ -254,7 +254,7 @@ class OidcDirectory:
     def _key(self, row: Enrolment, login: Login) -> PublicKey:
         until = login.issued_at + self._login_seconds
         if row.withdrawn_at is not None:
-            until = min(until, row.withdrawn_at // 1000)
+            until = min(until, row.withdrawn_at // 1000 + 1)  # what was signed in that second stands
         return PublicKey(kid=row.kid, x=row.x, not_before=login.issued_at - CLOCK_SKEW_SECONDS, not_after=until)
 
 

@@ -87,6 +87,10 @@ class Engine:
         """Start the worker."""
         self._worker = await self._closing.enter_async_context(working(self.client, self.settings, self.ledger))
 
+    async def rest(self) -> None:
+        """Stop the worker."""
+        await self._closing.aclose()
+
     @property
     def alive(self) -> bool:
         """Whether the worker is running."""

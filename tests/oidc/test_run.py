@@ -219,7 +219,7 @@ async def test_a_directory_that_cant_be_asked_stops_the_write(engine: Engine, at
     signed = (await ana.remit("sign", run, "ap-0-0", "--approve")).json
     oidc.reach(False)
     async with Engine(engine.client, engine.home, overrides=engine.settings.model_dump(), working=False) as other:
-        await engine._closing.aclose()
+        await engine.rest()
         await other.work()
         await other.remit.handle(run).signal("decide", signed)
         done = await other.closed(run)

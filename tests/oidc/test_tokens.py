@@ -50,7 +50,7 @@ class Case:
         self.expected = tenant.settings.oidc or Expected(issuer="", audience="")
 
     def verify(self, token: str | None = None, **changes: Any) -> Login:
-        given = {"nonce": key_nonce(self.x), "now": int(time.time()), **changes}
+        given: dict[str, Any] = {"nonce": key_nonce(self.x), "now": int(time.time()), **changes}
         keys, expected = given.pop("keys", self.keys), given.pop("expected", self.expected)
         return verify_id_token(token or self.token, keys, expected, **given)
 
@@ -275,7 +275,7 @@ def test_broken_keys_are_passed_over(case: Case, keys: list[dict[str, object]]) 
     ids=str,
 )
 def test_roles_come_from_the_claim_that_is_set(
-    oidc: OidcServer, tenants: Tenants, claims: dict[str, object], path: str, mapped: dict[str, str], roles: tuple[str, ...]
+    oidc: OidcServer, tenants: Tenants, claims: dict[str, Any], path: str, mapped: dict[str, str], roles: tuple[str, ...]
 ) -> None:
     """By its whole name or a path with dots, as they stand or mapped; what isn't a role is none."""
     oidc.person("ana", **claims)
