@@ -28,7 +28,7 @@ def issuer_of(settings: Settings) -> Issuer:
     Raises:
         InvalidInput: there is none in the settings, or it can't be used.
     """
-    if not settings.oidc:
+    if not settings.oidc or not settings.oidc_client_id:
         raise InvalidInput("There is no OIDC issuer: set `REMIT_OIDC_ISSUER` and `REMIT_OIDC_CLIENT_ID`; see docs/identity.md.")
     return Issuer(settings.oidc_issuer, settings.oidc_jwks_uri)
 
@@ -88,7 +88,7 @@ def device_flow(issuer: Issuer, settings: Settings, nonce: str, show: Callable[[
     code, user_code, where = (given.get(k) for k in ("device_code", "user_code", "verification_uri"))
     if not (isinstance(code, str) and isinstance(user_code, str) and isinstance(where, str) and secure(where)):
         raise Unavailable(f"The issuer `{issuer.url}` began no device flow that can be used.")
-    show(where, user_code)
+    show(where, "".join(c for c in user_code if c.isprintable()))
     interval = _seconds(given, "interval", 5)
     end = time.monotonic() + _seconds(given, "expires_in", LOGIN_SECONDS)
     while time.monotonic() < end:

@@ -80,6 +80,7 @@ class AgentRun:
         self._halted = False
         self._roll_over = False
         self._strangers: list[str] = []
+        self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
         try:
             self._state = RunState.of(args, continued=_continued(info))
@@ -405,6 +406,7 @@ class AgentRun:
 
     async def _close(self, plan: asyncio.Task[None]) -> None:
         state = self._state
+        self._closing = True
         for approval in state.pending:
             state.settle(approval.request.approval_id, "cancelled")
         if not self._halted and (error := plan.exception()):
@@ -479,7 +481,8 @@ class AgentRun:
             if len(self._strangers) >= MAX_STRANGERS:
                 raise ApprovalRefused("too_many", "Too many unknown keys decide at once; send the decision again.")
             self._strangers.append(kid)
-            await workflow.wait_condition(lambda: kid not in self._strangers)
+            # A run that closes doesn't wait for a directory that is away.
+            await workflow.wait_condition(lambda: self._closing or kid not in self._strangers)
         return inbox.count_decision(self._state, self._run_id, request, self._now())
 
     def _decide_request(self, name: str, args: Sequence[RawValue]) -> DecideSignal:

@@ -211,6 +211,21 @@ async def test_unknown_keys_leave_the_run_alive(engine: Engine, at: Desks) -> No
     assert await engine.stalls(run) == []
 
 
+async def test_a_kill_doesnt_wait_for_the_directory(engine: Engine, at: Desks, oidc: OidcServer) -> None:
+    """A stranger's decision waits for an issuer that is away; the run is killed and closes all the same."""
+    run = await waiting(engine, SMALL)
+    ana = at("ana")
+    await ana.login("ana")
+    signed = (await ana.remit("sign", run, "ap-0-0", "--approve")).json
+    oidc.reach(False)
+    await engine.remit.handle(run).signal("decide", signed)
+    await engine.remit.kill(run, "enough", "")
+    done = await asyncio.wait_for(engine.closed(run), 60)
+    assert done.status == "killed"
+    assert [r.reason for r in done.refused] == ["unknown_key"]
+    assert engine.rows("refunds") == []
+
+
 async def test_a_directory_that_cant_be_asked_stops_the_write(engine: Engine, at: Desks, oidc: OidcServer) -> None:
     """A worker that never verified anybody, with the issuer away, performs nothing that people must have approved."""
     ana = at("ana")
