@@ -3,7 +3,6 @@
 Blocking: activities call it in a thread. Nothing here decides whether a token is good; `policies.oidc` does.
 """
 
-import hashlib
 import json
 import time
 from collections import deque
@@ -200,7 +199,7 @@ class OidcDirectory:
         self._issuer = issuer
         self._expected = expected
         self._login_seconds = login_seconds
-        self._checked: dict[str, Login | None] = {}
+        self._checked: dict[tuple[str, str], Login | None] = {}  # by name and key: a row with another key is another
         self._log = structlog.get_logger("remit.oidc")
 
     def __call__(self) -> Directory:
@@ -212,11 +211,13 @@ class OidcDirectory:
         found: dict[str, list[tuple[Login, PublicKey]]] = {}
         away: Unavailable | None = None
         rows = people.enrolled(self._ledger)
-        digests = {_digest(row): row for row in rows}
-        self._checked = {digest: login for digest, login in self._checked.items() if digest in digests}
-        for digest, row in digests.items():
+        present = {(row.kid, row.x) for row in rows}
+        checked = {name: login for name, login in self._checked.items() if name in present}
+        tokens = people.tokens(self._ledger, [kid for kid, x in present if (kid, x) not in checked])
+        self._checked = checked
+        for row in rows:
             try:
-                login = self._login(digest, row)
+                login = self._login(row, checked, tokens.get(row.kid, ""))
             except LoginRefused as e:
                 self._log.warning("enrolment refused", kid=row.kid, reason=e.reason)
                 continue
@@ -230,15 +231,17 @@ class OidcDirectory:
             raise away
         return Directory(people=tuple(_person(sub, logins) for sub, logins in sorted(found.items())), live=True)
 
-    def _login(self, digest: str, row: Enrolment) -> Login | None:
-        if digest in self._checked:
-            return self._checked[digest]
+    def _login(self, row: Enrolment, checked: dict[tuple[str, str], Login | None], token: str) -> Login | None:
+        """What the token proves, or None when it was found to prove nothing. Raises as `verify_id_token`, and `Unavailable`."""
+        name = (row.kid, row.x)
+        if name in checked:
+            return checked[name]
         try:
             if row.kid != thumbprint(row.x):
                 raise LoginRefused("bad_key", "The enrolment's key isn't the one that it is called by.")
             login = verify_id_token(
-                row.id_token,
-                self._issuer.keys(key_id_of(row.id_token)),
+                token,
+                self._issuer.keys(key_id_of(token)),
                 self._expected,
                 nonce=key_nonce(row.x),
                 now=int(time.time()),
@@ -246,9 +249,9 @@ class OidcDirectory:
             )
         except LoginRefused as e:
             if e.reason in LASTING:
-                self._checked[digest] = None
+                checked[name] = None
             raise
-        self._checked[digest] = login
+        checked[name] = login
         return login
 
     def _key(self, row: Enrolment, login: Login) -> PublicKey:
@@ -262,7 +265,3 @@ def _person(sub: str, logins: list[tuple[Login, PublicKey]]) -> Person:
     """One person: the keys of all logins, the roles of the newest."""
     newest = max(logins, key=lambda found: (found[0].issued_at, found[1].kid))[0]
     return Person(sub=sub, roles=newest.roles, keys=tuple(key for _, key in logins))
-
-
-def _digest(row: Enrolment) -> str:
-    return hashlib.sha256(f"{row.kid}\0{row.x}\0{row.id_token}".encode()).hexdigest()

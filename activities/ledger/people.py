@@ -1,6 +1,7 @@
 """Signing keys that people enrolled, and who is suspended. One function per transaction; times in Unix milliseconds."""
 
 import time
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -8,8 +9,9 @@ from activities.ledger.rows import Enrolment, Standing
 from activities.ledger.store import Ledger
 from activities.ledger.tables import enrolments, standings
 
-__all__ = ["KEPT_MS", "enrol", "enrolled", "set_standing", "standing", "suspended", "withdraw"]
+__all__ = ["KEPT_MS", "enrol", "enrolled", "set_standing", "standing", "suspended", "tokens", "withdraw"]
 
+BATCH = 500  # databases limit the parameters of a statement
 KEPT_MS = 30 * 24 * 60 * 60 * 1000
 """How long an enrolment is looked at: longer than a run may wait for people, so that what they signed can be verified."""
 
@@ -25,10 +27,21 @@ def enrol(ledger: Ledger, *, kid: str, x: str, id_token: str) -> None:
 
 def enrolled(ledger: Ledger) -> list[Enrolment]:
     """Every enrolment that is looked at, oldest first, withdrawn ones included."""
-    query = sa.select(enrolments).where(enrolments.c.enrolled_at >= _now() - KEPT_MS)
+    columns = (enrolments.c.kid, enrolments.c.x, enrolments.c.enrolled_at, enrolments.c.withdrawn_at)
+    query = sa.select(*columns).where(enrolments.c.enrolled_at >= _now() - KEPT_MS)
     with ledger.begin() as connection:
         rows = connection.execute(query.order_by(enrolments.c.enrolled_at, enrolments.c.kid)).mappings()
         return [Enrolment.model_validate(dict(r)) for r in rows]
+
+
+def tokens(ledger: Ledger, kids: Sequence[str]) -> dict[str, str]:
+    """The ID tokens beside these keys."""
+    found: dict[str, str] = {}
+    for start in range(0, len(kids), BATCH):
+        query = sa.select(enrolments.c.kid, enrolments.c.id_token).where(enrolments.c.kid.in_(kids[start : start + BATCH]))
+        with ledger.begin() as connection:
+            found |= {str(kid): str(token) for kid, token in connection.execute(query)}
+    return found
 
 
 def withdraw(ledger: Ledger, kid: str) -> bool:

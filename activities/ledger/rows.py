@@ -2,8 +2,6 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from policies.models import Frozen, Idempotency, Money, ResourceRef
 
 __all__ = ["Effect", "EffectState", "Enrolment", "Intent", "Standing"]
@@ -57,7 +55,7 @@ class Effect(Frozen):
 
 
 class Enrolment(Frozen):
-    """A person's signing key, and the ID token that says whose it is. Nothing of it is proven until the token is verified.
+    """A person's signing key. Whose it is is proven by the ID token beside it in the table, and by nothing else.
 
     Attributes:
         kid: thumbprint of the key; `x` is the key itself, Ed25519, base64url.
@@ -66,7 +64,6 @@ class Enrolment(Frozen):
 
     kid: str
     x: str
-    id_token: str = Field(repr=False)
     enrolled_at: int
     withdrawn_at: int | None = None
 
