@@ -51,4 +51,4 @@ histories: setup-dev
 	$(BIN)/python -m tests.replay.record
 
 clean:
-	rm -rf .venv .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules tests/wire/stripe/node_modules
+	rm -rf .venv .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules tests/wire/stripe/node_modules tests/oidc/node_modules

@@ -28,18 +28,18 @@ from activities.records import RecordActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
-from policies.identity import Directory
 from remit import telemetry
 from remit.apps import PACKAGE, assemble
 from remit.connection import connect
-from remit.issuer import DevIssuer, read_directory
+from remit.directory import LiveDirectory
 from remit.keyring import RootKeys
+from remit.oidc import service_token
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["PURE", "ensure_search_attributes", "main", "runner", "working"]
+__all__ = ["PURE", "ensure_search_attributes", "main", "renewing", "runner", "working"]
 
 # Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
 # `agent_run` must keep its checks.
@@ -65,6 +65,10 @@ PURE = (
 )
 
 
+RENEW_AT = 0.7  # of a token's life
+RENEW_RETRY_SECONDS = 10
+
+
 def runner() -> SandboxedWorkflowRunner:
     """The sandbox that workflow code runs and is replayed in."""
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
@@ -83,12 +87,6 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
         closing.push_async_callback(anthropic.aclose)
         found["anthropic"] = anthropic
     return found
-
-
-def _directory(settings: Settings) -> Directory:
-    if settings.env == "production":
-        return read_directory(settings.home)
-    return DevIssuer(settings.home, env=settings.env).ensure()
 
 
 @asynccontextmanager
@@ -122,10 +120,10 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         settings.audience or f"{client.namespace}/{settings.task_queue}",
         settings.capability_seconds,
     )
-    authority = AuthorityActivities(
-        runs, library, catalog, connectors, corpora, lambda: _directory(settings), models, capabilities
-    )
-    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors)
+    directory = LiveDirectory(settings, ledger)
+    closing.callback(directory.close)
+    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger)
     return Worker(
@@ -135,6 +133,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         activities=[
             authority.admit,
             authority.mint_capability,
+            authority.read_people,
             model.call_model,
             tool.read_facts,
             tool.read_tool,
@@ -172,21 +171,48 @@ async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight."""
     log = structlog.get_logger("remit.worker")
     assemble(settings, ROOT).check()
-    RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     ledger = Ledger(settings.ledger)
     ledger.migrate()
-    client = await connect(settings, [*telemetry.traces(settings)])
+    token, seconds = await asyncio.to_thread(service_token, settings) if settings.temporal_auth == "oidc" else ("", 0)
+    client = await connect(settings, [*telemetry.traces(settings)], token=token)
+    RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     await ensure_search_attributes(client)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with working(client, settings, ledger):
+    if not settings.oidc and settings.env != "production":
+        log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
+    async with working(client, settings, ledger), renewing(client, settings, seconds):
         log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)
     ledger.close()
     telemetry.flush()
+
+
+@asynccontextmanager
+async def renewing(
+    client: Client, settings: Settings, seconds: int, retry_seconds: float = RENEW_RETRY_SECONDS
+) -> AsyncGenerator[None]:
+    """Renew the client's bearer token while the block runs. `seconds`: how long the first is good; 0 when there is none."""
+
+    async def renew(left: float) -> None:
+        while True:
+            await asyncio.sleep(left)
+            try:
+                client.api_key, seconds = await asyncio.to_thread(service_token, settings)
+                left = seconds * RENEW_AT
+            except RemitError as e:
+                structlog.get_logger("remit.worker").warning("no new token for Temporal", reason=e.message)
+                left = retry_seconds
+
+    task = asyncio.create_task(renew(seconds * RENEW_AT)) if seconds else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
 
 
 def main() -> int:

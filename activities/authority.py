@@ -14,7 +14,7 @@ from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
 from policies.canonical import digest
-from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, ToolRefusal
+from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import Frozen
 from policies.routing import ModelChoice, Price, Route
@@ -22,7 +22,7 @@ from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool
+from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool, ReadPeople
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -95,6 +95,8 @@ class AuthorityActivities:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         except ApprovalNeeded:
             raise ApplicationError("More people must approve.", type="approval_required", non_retryable=True) from None
+        except Unavailable as e:
+            raise ApplicationError(e.message, type=e.code) from None  # retried: it comes back
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
         except SQLAlchemyError as e:
@@ -102,7 +104,7 @@ class AuthorityActivities:
 
     def _mint(self, call: MintCapability, workflow_id: str) -> Minted:
         if call.write:
-            return mint_write(call, self._capabilities, self._catalog, workflow_id)
+            return mint_write(call, self._capabilities, self._catalog, workflow_id, self._directory)
         self._capabilities.check_admitted(call.capsule, workflow_id)
         return self._capabilities.mint_reads(call.capsule, self._capabilities.promise(), self._ids(call.capsule))
 
@@ -114,7 +116,7 @@ class AuthorityActivities:
         if agent.status != "active":
             raise InvalidInput(f"Agent `{agent.name}` is {agent.status}; ask its owner, {agent.owner}.")
         agent.check_inputs(admission.inputs)
-        directory = self._directory()
+        directory = await self._people()
         if admission.requester and not admission.requester.startswith("service:"):
             directory.person(admission.requester)  # G3: whoever asks must be known by the name that would approve
         bundle = self._library.bundle(agent.policy)
@@ -157,6 +159,18 @@ class AuthorityActivities:
             capability=self._capabilities.promise(),
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
         )
+
+    @activity.defn(name="read_people")
+    async def read_people(self, wanted: ReadPeople) -> Directory:
+        """Those whom the named keys belong to, as the directory knows them now: a run asks when a stranger decides."""
+        return (await self._people()).holding(set(wanted.kids))
+
+    async def _people(self) -> Directory:
+        try:
+            found = await asyncio.to_thread(self._directory)
+        except Unavailable as e:
+            raise ApplicationError(e.message, type=e.code) from None  # retried: the issuer comes back
+        return found.current(int(time.time()))
 
     async def _subject(self, agent: AgentFile, admission: Admission) -> str:
         if agent.subject is None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +13,7 @@ from policies.approvals import Action, ApprovalDecision, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, ToolRefusal
+from policies.identity import Directory
 from policies.models import Money, ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
@@ -42,9 +44,10 @@ class Proposal:
     action: Action
 
     @classmethod
-    def of(cls, capsule: Capsule, call: ExecuteTool, catalog: Catalog, workflow_id: str) -> Self:
+    def of(cls, capsule: Capsule, call: ExecuteTool, catalog: Catalog, workflow_id: str, now: Directory) -> Self:
         """Args:
             workflow_id: of the caller, as the server says.
+            now: the people as they are now, among whom one may have edited it who wasn't known at admission.
 
         Raises:
             ToolRefusal: it isn't a write that this run may propose.
@@ -56,7 +59,7 @@ class Proposal:
         if pinned is None or pinned.digest != spec.digest:
             raise ToolRefusal("not_granted", f"The run has no `{spec.name}` as it is on this worker.")
         arguments = spec.parse(call.arguments)
-        edited_by = _editors(capsule, call, spec, arguments)
+        edited_by = _editors(capsule, call, spec, arguments, capsule.directory.joined(now))
         action = action_of(capsule, spec, arguments, step=call.step, index=call.index, edited_by=edited_by)
         if spec.idempotency is None or action.idempotency_key != call.idempotency_key:
             raise ToolRefusal("action_changed", "The idempotency key isn't that of this action.")
@@ -87,13 +90,16 @@ class Proposal:
             capability=self.call.capability,
         )
 
-    def approved(self) -> int:
-        """G3: how many different people approved exactly this action, each signature verified again.
+    def approved(self, directory: Directory) -> int:
+        """G3: how many different people approved exactly this action, each signature and each person's standing verified again.
+
+        Args:
+            directory: the people as they are now.
 
         Raises:
             ToolRefusal: one of them doesn't count, or the approval has expired.
         """
-        return _approved(self.capsule, self.call)
+        return _approved(self.capsule, self.call, directory)
 
     def judge(self, schema: str, facts: ResourceFacts, approved: int, subject_sum_cents: int) -> None:
         """The subject binding, the business rules, then the pinned policy.
@@ -124,7 +130,9 @@ class Proposal:
             raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
 
 
-def mint_write(call: MintCapability, capabilities: Capabilities, catalog: Catalog, workflow_id: str) -> Minted:
+def mint_write(
+    call: MintCapability, capabilities: Capabilities, catalog: Catalog, workflow_id: str, directory: Callable[[], Directory]
+) -> Minted:
     """Mint a capability for one write, which is checked as it will be beside the side effect. Blocking.
 
     Raises:
@@ -134,12 +142,14 @@ def mint_write(call: MintCapability, capabilities: Capabilities, catalog: Catalo
     capabilities.check_admitted(call.capsule, workflow_id)
     assert call.write
     recorded = call.recorded or RecordedFacts(facts=ResourceFacts())
-    proposal = Proposal.of(call.capsule, call.write, catalog, workflow_id)
-    proposal.judge(catalog.cedar_schema, recorded.facts, proposal.approved(), recorded.subject_sum_cents)
+    people = directory() if call.write.approval or call.write.edits else Directory()
+    proposal = Proposal.of(call.capsule, call.write, catalog, workflow_id, people)
+    approved = proposal.approved(people)
+    proposal.judge(catalog.cedar_schema, recorded.facts, approved, recorded.subject_sum_cents)
     return capabilities.mint_write(call.capsule, proposal.action, proposal.amount)
 
 
-def _approved(capsule: Capsule, call: ExecuteTool) -> int:
+def _approved(capsule: Capsule, call: ExecuteTool, directory: Directory) -> int:
     approval = call.approval
     if approval is None:
         return 0
@@ -147,13 +157,15 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
         raise ToolRefusal("action_changed", "The approval is for another action.")
     if time.time() >= approval.request.expires_at:
         raise ToolRefusal("approval_expired", "The approval expired before the action could start.")
+    if gone := {d.sub for d in approval.decisions} - {p.sub for p in directory.people}:
+        raise ToolRefusal("approver_suspended", f"`{min(gone)}` approved this, and isn't in the directory any more.")
     try:
         return approvals.quorum(
             approval.decisions,
             # The digest that was compared binds the editors.
             request=_pinned(capsule, approval.request, approvals.editors(call.edits)),
             run_id=capsule.run_id,
-            directory=capsule.directory,
+            directory=directory,
             barred=_barred(capsule),
             rules=capsule.approval_rules,
         )
@@ -161,7 +173,9 @@ def _approved(capsule: Capsule, call: ExecuteTool) -> int:
         raise ToolRefusal(e.reason, e.message) from None
 
 
-def _editors(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, arguments: Arguments) -> tuple[str, ...]:
+def _editors(
+    capsule: Capsule, call: ExecuteTool, spec: ToolSpec, arguments: Arguments, directory: Directory
+) -> tuple[str, ...]:
     """G3: who put `arguments` in the place of the model's, each edit verified again and bound to the one before."""
     edited_by: tuple[str, ...] = ()
     result: Arguments | None = None
@@ -170,7 +184,7 @@ def _editors(capsule: Capsule, call: ExecuteTool, spec: ToolSpec, arguments: Arg
         action = action_of(capsule, spec, before, step=call.step, index=call.index, edited_by=edited_by)
         if edit.edit is None or edit.request.action_digest != approvals.action_digest(action) or result not in (None, before):
             raise ToolRefusal("action_changed", "An edit is for another action.")
-        proven = _verified(capsule, edit.edit, _pinned(capsule, edit.request, edited_by))
+        proven = _verified(capsule, edit.edit, _pinned(capsule, edit.request, edited_by), directory)
         result = spec.parse(json.dumps(proven.arguments))
         edited_by = tuple(dict.fromkeys((*edited_by, proven.sub)))
     if result not in (None, arguments):
@@ -191,13 +205,13 @@ def _barred(capsule: Capsule) -> frozenset[str]:
     return frozenset({capsule.requester, capsule.agent.id})
 
 
-def _verified(capsule: Capsule, edit: ApprovalDecision, request: ApprovalRequest) -> ApprovalDecision:
+def _verified(capsule: Capsule, edit: ApprovalDecision, request: ApprovalRequest, directory: Directory) -> ApprovalDecision:
     try:
         proven = approvals.verify_decision(
             edit.decision_jws,
             request=request,
             run_id=capsule.run_id,
-            directory=capsule.directory,
+            directory=directory,
             now=edit.decided_at,
             barred=_barred(capsule),
             rules=capsule.approval_rules,

@@ -10,7 +10,7 @@ from activities.ledger.store import Effect, Ledger, run_scope
 from policies.errors import OutcomeIndeterminate, ToolRefusal, Unavailable
 from tools.spec import Arguments, ToolContext, ToolSpec
 
-__all__ = ["LOOKUP_SECONDS", "Sending"]
+__all__ = ["LOOKUP_SECONDS", "Sending", "last_attempt"]
 
 LOOKUP_SECONDS = 5.0
 
@@ -95,7 +95,7 @@ class Sending:
             await self._settle("released", "unavailable")
             raise
         except Exception as e:
-            if _last_attempt() and (found := await self.found()):
+            if last_attempt() and (found := await self.found()):
                 return found
             raise await self._unknown(f"`{spec.name}` failed after it was sent", e) from e
         await self._settle("done", result)
@@ -116,7 +116,7 @@ class Sending:
     async def _unknown(self, what: str, why: Exception | None = None) -> Exception:
         """What to raise: another attempt may learn more, or nobody will, which is recorded."""
         cause = type(why).__name__ if why else "not_found"
-        if self._spec.idempotency != "at_most_once" and not _last_attempt():
+        if self._spec.idempotency != "at_most_once" and not last_attempt():
             return ApplicationError(f"{what} ({cause}).", type="vendor_error")
         await self._settle("indeterminate", cause)
         return OutcomeIndeterminate(f"{what}; a person must look.")
@@ -127,6 +127,7 @@ class Sending:
         await asyncio.to_thread(self._ledger.settle, self._effect.idempotency_key, state, outcome, attempt)
 
 
-def _last_attempt() -> bool:
+def last_attempt() -> bool:
+    """Whether the activity that this runs in gets no further try."""
     info = activity.info()
     return info.retry_policy is not None and 0 < info.retry_policy.maximum_attempts <= info.attempt

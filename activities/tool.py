@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,9 +15,10 @@ from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.runs import Runs
-from activities.sending import Sending
+from activities.sending import Sending, last_attempt
 from policies import approvals
-from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal
+from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.identity import Directory
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -36,7 +37,10 @@ class ToolActivities:
         capabilities: Capabilities,
         catalog: Catalog,
         connectors: Mapping[type[Connector], Connector],
+        directory: Callable[[], Directory],
     ) -> None:
+        """`directory` is asked for each write that people approved: who they are now, whatever was pinned."""
+        self._directory = directory
         self._runs = runs
         self._ledger = ledger
         self._capabilities = capabilities
@@ -60,7 +64,7 @@ class ToolActivities:
             mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
             # What needs people, or is refused, gets none here.
             with contextlib.suppress(ToolRefusal, ApprovalNeeded):
-                minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id())
+                minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
                 return recorded.model_copy(update={"minted": minted})
         return recorded
 
@@ -90,7 +94,8 @@ class ToolActivities:
             attempt = activity.info().attempt
             try:
                 capsule = await self._runs.capsule(call.capsule)
-                proposal = Proposal.of(capsule, call, self._catalog, _workflow_id())
+                people = await self._people() if call.edits else Directory()
+                proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
                 context = self._context(proposal)
                 spec, args = proposal.spec, proposal.arguments
                 effect = await self._reserve(proposal, context)
@@ -119,7 +124,8 @@ class ToolActivities:
         """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat."""
         capsule = await self._runs.capsule(call.capsule)
         try:
-            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id())
+            people = await self._people() if call.edits else Directory()
+            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
             await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
             effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
         except RemitError as e:
@@ -139,7 +145,8 @@ class ToolActivities:
         """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
         checked: tuple[ResourceFacts, int] | Exception
         try:
-            checked = await self._facts(proposal.spec, proposal.arguments, context), proposal.approved()
+            facts = await self._facts(proposal.spec, proposal.arguments, context)
+            checked = facts, proposal.approved(await self._people() if proposal.call.approval else Directory())
         except Exception as e:
             checked = e
         fresh = self._capabilities.fresh(proposal.call.capability)
@@ -157,6 +164,14 @@ class ToolActivities:
 
         scopes = [run_scope(proposal.capsule.run_id)]
         return await asyncio.to_thread(self._ledger.reserve, proposal.intent, scopes, judge)
+
+    async def _people(self) -> Directory:
+        try:
+            return await asyncio.to_thread(self._directory)
+        except Unavailable as e:
+            if last_attempt():
+                raise
+            raise ApplicationError(e.message, type="directory_unavailable") from None
 
     def _uncovered(self, proposal: Proposal) -> ToolRefusal | None:
         """G1: why the call's capability doesn't cover exactly this action; None when it does."""

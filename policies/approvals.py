@@ -29,6 +29,7 @@ __all__ = [
     "Verb",
     "action_digest",
     "add_decision",
+    "claimed_key",
     "decision_payload",
     "edit_note",
     "editors",
@@ -171,7 +172,15 @@ def sign_decision(claims: DecisionClaims, key: OKPKey) -> str:
     return jws.serialize_compact(header, payload, key, algorithms=[ALGORITHM])
 
 
-def _read(token: str, directory: Directory) -> tuple[str, tuple[str, ...], DecisionClaims]:
+def claimed_key(token: str) -> str:
+    """The key that `token` says it was signed by; empty when it says nothing that can be read. Never raises."""
+    try:
+        return str(jws.extract_compact(token[:MAX_JWS_BYTES].encode()).headers().get("kid", ""))[:100]
+    except Exception:
+        return ""
+
+
+def _read(token: str, directory: Directory, now: int) -> tuple[str, tuple[str, ...], DecisionClaims]:
     if len(token) > MAX_JWS_BYTES:
         raise ApprovalRefused("too_large", f"The decision is over {MAX_JWS_BYTES} bytes; sign it again with `remit sign`.")
     try:
@@ -192,6 +201,8 @@ def _read(token: str, directory: Directory) -> tuple[str, tuple[str, ...], Decis
         # Any error at all, for a stranger chooses the header: joserfc meets `crit: 5` with a TypeError, and an error other
         # than a refusal would fail the workflow task again and again.
         raise ApprovalRefused("bad_signature", "The decision's signature or content doesn't verify.") from None
+    if not public.valid(now):
+        raise ApprovalRefused("key_expired", f"The login of `{person.sub}` isn't valid at this time; run `remit login` again.")
     return person.sub, person.roles, claims
 
 
@@ -216,7 +227,7 @@ def verify_decision(
     Raises:
         ApprovalRefused: with the reason why it doesn't count.
     """
-    sub, roles, claims = _read(token, directory)
+    sub, roles, claims = _read(token, directory, now)
     if claims.run != run_id or claims.approval_id != request.approval_id:
         raise ApprovalRefused("other_approval", "The decision is for another run or another approval.")
     if claims.act != request.action_digest:

@@ -12,6 +12,7 @@ RemitError
 ├── Unavailable             a server or a worker can't be reached; nothing was lost
 ├── ToolRefusal             given back to the model, which may try something else
 ├── ApprovalRefused         a decision that counts for nothing
+├── LoginRefused            an ID token that proves nothing
 ├── UsageLimitExceeded      ends the run as `stopped` or `escalated`
 ├── KillSwitchEngaged       an off switch covers this effect
 └── OutcomeIndeterminate    nobody can say whether a write happened; a human must look
@@ -24,6 +25,7 @@ __all__ = [
     "ApprovalRefused",
     "InvalidInput",
     "KillSwitchEngaged",
+    "LoginRefused",
     "MissingKey",
     "NotFound",
     "OutcomeIndeterminate",
@@ -111,6 +113,20 @@ class ApprovalRefused(RemitError):
     """
 
     code = "approval_refused"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class LoginRefused(RemitError):
+    """An ID token that proves nothing, or a login that can't be used.
+
+    Attributes:
+        reason: stable code, for example `expired` or `wrong_audience`.
+    """
+
+    code = "login_refused"
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -14,8 +14,8 @@ from policies.errors import InvalidInput
 from policies.models import Money
 from remit import render
 from remit.effects import decider
-from remit.issuer import DevIssuer
 from remit.keyring import RootKeys
+from remit.session import Signer
 from remit.settings import Settings, load
 
 __all__ = ["capabilities", "delegate", "keys"]
@@ -23,7 +23,10 @@ __all__ = ["capabilities", "delegate", "keys"]
 capabilities = typer.Typer(help="What runs were permitted, by whom and until when.", invoke_without_command=True)
 keys = typer.Typer(help="The root keys that sign capabilities.", invoke_without_command=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-As = Annotated[str, typer.Option("--as", help="Who does it, for example `ana`.", show_default=False)]
+As = Annotated[
+    str | None,
+    typer.Option("--as", help="Who does it, for example `ana`; by default whoever is logged in.", show_default=False),
+]
 Reason = Annotated[str, typer.Option(help="Why.", show_default=False)]
 REASON_LENGTH = 500
 LONGEST_SECONDS = 86_400
@@ -36,7 +39,7 @@ def delegate(
     subject: Annotated[
         str, typer.Option(help="Whom it may use it for, for example `Customer:cus_7`.", show_default=False)
     ] = ...,  # type: ignore[assignment]
-    who: As = ...,  # type: ignore[assignment]
+    who: As = None,
     reason: Reason = ...,  # type: ignore[assignment]
     ttl: Annotated[str, typer.Option(help="For how long, for example `10m`; a day at most.")] = "10m",
     max_cents: Annotated[
@@ -69,14 +72,14 @@ def delegate(
         raise InvalidInput(
             f"`{tool}` moves {'no ' if max_cents else ''}money; {'leave out' if max_cents else 'give'} `--max-cents`."
         )
-    person, key = DevIssuer(settings.home, env=settings.env).key(who)
+    signer = Signer(settings, who)
     roles = parts.library.bundle(file.policy).limits().approvals.roles
-    if not set(person.roles) & set(roles):
-        raise InvalidInput(f"`{person.sub}` may not delegate to `{agent}`; that takes one of: {', '.join(roles) or 'no role'}.")
+    if not set(signer.roles) & set(roles):
+        raise InvalidInput(f"`{signer.sub}` may not delegate to `{agent}`; that takes one of: {', '.join(roles) or 'no role'}.")
     now = int(time.time())
     ceiling = Money(cents=max_cents, currency=currency) if max_cents else None
     grant = Grant(agent=file.id, subject=subject, tools=(spec.id,), ceiling=ceiling, expires_at=now + seconds, reason=said)
-    private = str(key.as_dict(private=True)["d"])
+    private = str(signer.key.as_dict(private=True)["d"])
     row = Capability(
         id=f"cap_{secrets.token_hex(12)}",
         kind="delegation",
@@ -86,8 +89,8 @@ def delegate(
         subject=subject,
         ceiling_cents=ceiling.cents if ceiling else 0,
         currency=ceiling.currency if ceiling else "",
-        issuer=person.sub,
-        key_id=str(key.kid),
+        issuer=signer.sub,
+        key_id=str(signer.key.kid),
         reason=said,
         token=sign(grant, urlsafe_b64decode(private + "=" * (-len(private) % 4))),
         minted_at=now * 1000,
@@ -102,7 +105,7 @@ def delegate(
     print(
         f"{row.id}: the next run of {agent} for {subject} may use {tool}{most}, if it starts by {render.clock(row.expires_at)}"
     )
-    print(f"Take it back with: remit capabilities revoke {row.id} --as {who} --reason '...'")
+    print(f"Take it back with: remit capabilities revoke {row.id} --as {signer.sub} --reason '...'")
 
 
 @capabilities.callback()
@@ -130,7 +133,7 @@ def listed(
 @capabilities.command()
 def revoke(
     name: Annotated[str, typer.Argument(metavar="ID", help="As `remit capabilities` lists it.", show_default=False)],
-    who: As = ...,  # type: ignore[assignment]
+    who: As = None,
     reason: Reason = ...,  # type: ignore[assignment]
 ) -> None:
     """End a capability or a delegation. When this returns with 0, no write is reserved under it any more."""
@@ -138,7 +141,7 @@ def revoke(
 
     settings, said = load(), _reason(reason)
     with existing(settings.ledger) as ledger:
-        row = ledger.revoke(name, decider(settings, who).sub, said)
+        row = ledger.revoke(name, decider(settings, who), said)
     print(f"{row.id} was revoked by {row.revoked_by}; no write starts under it any more.")
 
 

@@ -18,8 +18,10 @@ from remit.authority import capabilities, delegate, keys
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect
 from remit.effects import effects
-from remit.issuer import DevIssuer
+from remit.login import login, logout, whoami
+from remit.people import people
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
+from remit.session import Signer, requester_of
 from remit.settings import Settings, load
 from workflows.messages import Decided, RunSummary
 from workflows.state import OPEN
@@ -40,10 +42,18 @@ app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
 app.command()(delegate)
 app.add_typer(approvals, name="approvals")
+app.add_typer(people, name="people")
+for command in (login, whoami, logout):
+    app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Person = Annotated[str, typer.Option("--as", help="Who decides, for example `ana`; the dev issuer signs.", show_default=False)]
+Person = Annotated[
+    str | None,
+    typer.Option(
+        "--as", help="Who decides: by default whoever is logged in; for example `ana` with the dev issuer.", show_default=False
+    ),
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option(
@@ -130,8 +140,7 @@ def run(
     todo = [inputs_of(inputs)] if inputs is not None else read_inputs_file(inputs_file or Path())
     turns = read_script(script) if script else None
     settings = load()
-    if requester and settings.env != "production":
-        requester = DevIssuer(settings.home, env=settings.env).resolve(requester).sub
+    requester = requester_of(settings, requester)
 
     async def work() -> list[dict[str, object]]:
         remit = await _remit(settings)
@@ -241,40 +250,37 @@ def inbox(as_json: AsJson = False) -> None:
 
 
 async def _token(
-    settings: Settings,
+    signer: Signer,
     remit: Remit,
     run_id: str,
     approval_id: str | None,
-    who: str,
     decision: Verb,
     reason: str,
     changes: dict[str, str] | None = None,
 ) -> tuple[str, str]:
     """The id of the approval and the signed decision on it; `changes` are those of an edit."""
-    issuer = DevIssuer(settings.home, env=settings.env)
-    issuer.resolve(who)
     summary, approval = await remit.approval(run_id, approval_id)
     if approval.status != "pending":
         raise InvalidInput(f"Approval `{approval.request.approval_id}` is already {approval.status}.")
     request = approval.request
     arguments = edited(request.arguments, changes) if changes is not None else None
-    token = issuer.sign(who, request=request, run_id=summary.run_id, decision=decision, reason=reason, arguments=arguments)
-    return request.approval_id, token
+    return request.approval_id, signer.sign(request, summary.run_id, decision, reason, arguments)
 
 
 def _decide(
     run_id: str,
     approval_id: str | None,
-    who: str,
+    who: str | None,
     decision: Verb,
     reason: str,
     changes: dict[str, str] | None = None,
 ) -> Decided:
     settings = load()
+    signer = Signer(settings, who)
 
     async def work() -> Decided:
         remit = await _remit(settings)
-        name, token = await _token(settings, remit, run_id, approval_id, who, decision, reason, changes)
+        name, token = await _token(signer, remit, run_id, approval_id, decision, reason, changes)
         return await remit.decide(run_id, name, token)
 
     return _do(work())
@@ -289,7 +295,7 @@ def _decided(answer: Decided) -> None:
 def approve(
     run_id: Run,
     approval_id: ApprovalId = None,
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Approve what a run waits for, as PERSON."""
@@ -300,7 +306,7 @@ def approve(
 def reject(
     run_id: Run,
     approval_id: ApprovalId = None,
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
 ) -> None:
     """Reject what a run waits for, as PERSON; the agent gets the reason."""
@@ -313,7 +319,7 @@ def reject(
 def edit(
     run_id: Run,
     approval_id: ApprovalId = None,
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     changes: Changes = ...,  # type: ignore[assignment]
     reason: Annotated[str, typer.Option(help="Why; the agent is told.", show_default=False)] = ...,  # type: ignore[assignment]
 ) -> None:
@@ -328,7 +334,7 @@ def edit(
 def sign(
     run_id: Run,
     approval_id: Annotated[str, typer.Argument(help="Which approval.", show_default=False)],
-    who: Person = ...,  # type: ignore[assignment]
+    who: Person = None,
     approved: Annotated[
         bool | None, typer.Option("--approve/--reject", help="The decision; left out with `--set`.", show_default=False)
     ] = None,
@@ -341,12 +347,13 @@ def sign(
     if (approved is None) == (not changes):
         raise InvalidInput("Say what is decided: `--approve`, `--reject`, or an edit with `--set NAME=VALUE`.")
     settings = load()
+    signer = Signer(settings, who)
 
     async def work() -> dict[str, str]:
         remit = await _remit(settings)
         decision: Verb = "edit" if approved is None else "approve" if approved else "reject"
         made = changes_of(changes) if changes else None
-        return decision_payload(*await _token(settings, remit, run_id, approval_id, who, decision, reason, made))
+        return decision_payload(*await _token(signer, remit, run_id, approval_id, decision, reason, made))
 
     print(json.dumps(_do(work())))
 

@@ -51,8 +51,11 @@ def dev_state(settings: Settings) -> dict[str, str]:
     return {str(k): str(v) for k, v in cast("dict[object, object]", found).items()} if isinstance(found, dict) else {}
 
 
-async def connect(settings: Settings, plugins: list[Plugin] | None = None) -> Client:
+async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, token: str = "") -> Client:
     """A client for the server of `TEMPORAL_ADDRESS` or the Temporal profile, then of a running `remit dev`.
+
+    Args:
+        token: sent as bearer token with each call, instead of the profile's API key.
 
     Raises:
         InvalidInput: the Temporal profile can't be read.
@@ -64,6 +67,8 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None) -> Cl
         raise InvalidInput(f"The Temporal profile can't be read: {' '.join(str(e).split())[:200]}.") from None
     address = config.get("target_host") or dev_state(settings).get("address", "127.0.0.1:7233")
     config["target_host"] = address
+    if token:
+        config["api_key"] = token
     try:
         return await Client.connect(**config, data_converter=CONVERTER, plugins=plugins or [])
     except (RuntimeError, RPCError, OSError, ValueError):

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import signal
-from pathlib import Path
 from typing import IO
 
 from activities.ledger.store import Ledger
@@ -71,7 +70,7 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
         await server.ready()
         worker = WorkerProcess(settings.home, server.address)
         state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
-        _welcome(settings.home, server)
+        _welcome(settings, server)
         while not stop.is_set():
             try:
                 await asyncio.wait_for(stop.wait(), 1)
@@ -91,7 +90,11 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
         lock.close()
 
 
-def _welcome(home: Path, server: TemporalServer) -> None:
+def _welcome(settings: Settings, server: TemporalServer) -> None:
+    home = settings.home
+    who = "The dev issuer signs as anybody (ana, bo, cleo, sam): for a laptop only."
+    if settings.oidc:
+        who = f"People log in with {settings.oidc_issuer}: `remit login`."
     print(
         f"""Remit is up; everything is kept in {home}.
   Temporal server   {server.address}
@@ -99,7 +102,7 @@ def _welcome(home: Path, server: TemporalServer) -> None:
   Waiting for you   {server.ui}/namespaces/default/workflows?query=RemitAwaitingApproval%3Dtrue
   Worker log        {home / "worker.log"}
 
-The dev issuer signs as anybody (ana, bo, cleo, dana, sam): for a laptop only.
+{who}
 In another terminal, from this folder:
 
   remit agents

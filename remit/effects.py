@@ -6,9 +6,8 @@ import typer
 
 from activities.ledger.rows import EffectState
 from policies.errors import InvalidInput
-from policies.identity import Person
 from remit import render
-from remit.issuer import DevIssuer, read_directory
+from remit.session import named
 from remit.settings import Settings, load
 
 __all__ = ["decider", "effects"]
@@ -45,7 +44,10 @@ def resolve(
     happened: Annotated[
         bool, typer.Option("--happened/--did-not-happen", help="What the vendor's own records say.", show_default=False)
     ] = ...,  # type: ignore[assignment]
-    who: Annotated[str, typer.Option("--as", help="Who says so, for example `ana`.", show_default=False)] = ...,  # type: ignore[assignment]
+    who: Annotated[
+        str | None,
+        typer.Option("--as", help="Who says so, for example `ana`; by default whoever is logged in.", show_default=False),
+    ] = None,
     reason: Annotated[str, typer.Option(help="How you know.", show_default=False)] = ...,  # type: ignore[assignment]
 ) -> None:
     """Settle an `indeterminate` write, after looking at the vendor's records. Nothing is sent to the vendor."""
@@ -58,22 +60,19 @@ def resolve(
     settings = load()
     with existing(settings.ledger) as ledger:
         person = decider(settings, who)
-        effect = ledger.resolve(key, happened=happened, by=person.sub, reason=reason)
+        effect = ledger.resolve(key, happened=happened, by=person, reason=reason)
     counts = "counts towards the sums" if happened else "counts no more"
-    print(f"{key} is {effect.state}, says {person.sub}; it {counts}.")
+    print(f"{key} is {effect.state}, says {person}; it {counts}.")
 
 
-def decider(settings: Settings, who: str) -> Person:
-    """The person called `who`.
+def decider(settings: Settings, who: str | None) -> str:
+    """The name of `who`, or of whoever is logged in, if they may decide anything.
 
     Raises:
-        NotFound: nobody is.
-        InvalidInput: they have no role, so that they may decide nothing.
+        NotFound, LoginRefused: nobody is.
+        InvalidInput: they have no role.
     """
-    if settings.env == "production":
-        person = read_directory(settings.home).person(who)
-    else:
-        person = DevIssuer(settings.home, env=settings.env).resolve(who)
-    if not person.roles:
-        raise InvalidInput(f"`{person.sub}` has no role, and so may decide nothing.")
+    person, roles = named(settings, who)
+    if not roles:
+        raise InvalidInput(f"`{person}` has no role, and so may decide nothing.")
     return person

@@ -15,7 +15,7 @@ from policies.errors import InvalidInput
 from policies.identity import Directory, Person, PublicKey
 from remit.files import locked, write_private
 
-__all__ = ["PEOPLE", "DevIssuer", "read_directory"]
+__all__ = ["PEOPLE", "DevIssuer", "read_directory", "signed", "write_private"]
 
 PEOPLE: dict[str, tuple[str, ...]] = {
     "ana@example.com": ("refund-approver", "support-lead"),
@@ -104,32 +104,52 @@ class DevIssuer:
         reason: str,
         arguments: dict[str, JsonValue] | None = None,
     ) -> str:
-        """The compact JWS with which `who` decides on `request`; an edit has `arguments`, all of them.
+        """The compact JWS with which `who` decides on `request`.
 
         Raises:
             NotFound: nobody is called `who`.
-            InvalidInput: their key is missing, or `reason` or `arguments` can't be signed or are too long.
+            InvalidInput: their key is missing, or it can't be signed.
         """
         _, key = self.key(who)
-        now = int(time.time())
-        try:
-            claims = DecisionClaims(
-                act=request.action_digest,
-                run=run_id,
-                approval_id=request.approval_id,
-                decision=decision,
-                reason=reason,
-                nonce=secrets.token_hex(12),
-                iat=now,
-                exp=now + SIGNATURE_SECONDS,
-                arguments=arguments,
-            )
-            token = sign_decision(claims, key)
-        except ValidationError as e:
-            raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
-        except ValueError:  # lone surrogates, numbers that JSON can't hold
-            raise InvalidInput("The decision can't be signed: its reason or arguments aren't plain JSON.") from None
-        if len(token) > MAX_JWS_BYTES:
-            what = "reason or its arguments" if decision == "edit" else "reason"
-            raise InvalidInput(f"The signed decision has {len(token)} bytes, {MAX_JWS_BYTES} are the most; shorten its {what}.")
-        return token
+        return signed(key, request=request, run_id=run_id, decision=decision, reason=reason, arguments=arguments)
+
+
+def signed(
+    key: OKPKey,
+    *,
+    request: ApprovalRequest,
+    run_id: str,
+    decision: Verb,
+    reason: str,
+    arguments: dict[str, JsonValue] | None = None,
+) -> str:
+    """The compact JWS with which the owner of `key` decides on `request`, from now for a quarter of an hour.
+
+    Args:
+        arguments: of an edit, all of them.
+
+    Raises:
+        InvalidInput: `reason` or `arguments` can't be signed, or are too long.
+    """
+    now = int(time.time())
+    try:
+        claims = DecisionClaims(
+            act=request.action_digest,
+            run=run_id,
+            approval_id=request.approval_id,
+            decision=decision,
+            reason=reason,
+            nonce=secrets.token_hex(12),
+            iat=now,
+            exp=now + SIGNATURE_SECONDS,
+            arguments=arguments,
+        )
+        token = sign_decision(claims, key)
+    except ValidationError as e:
+        raise InvalidInput(f"The decision can't be signed: {explain(e)}.") from None
+    except ValueError:  # lone surrogates, numbers that JSON can't hold
+        raise InvalidInput("The decision can't be signed: its reason or arguments aren't plain JSON.") from None
+    if len(token) > MAX_JWS_BYTES:
+        what = "reason or its arguments" if decision == "edit" else "reason"
+        raise InvalidInput(f"The signed decision has {len(token)} bytes, {MAX_JWS_BYTES} are the most; shorten its {what}.")
+    return token

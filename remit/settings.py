@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from policies.errors import InvalidInput
+from policies.oidc import Expected
 from policies.routing import Price
 
 __all__ = ["ROOT", "Settings", "Standalone", "load"]
@@ -29,6 +30,16 @@ class Settings(BaseSettings):
         provider: `openai` or `anthropic`; by default the one whose key is set.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
         stripe_invoices: whether an account has Stripe invoices, or an invoice stands for a charge.
+        oidc_issuer, oidc_client_id, oidc_client_secret: the tenant's OIDC issuer, as its tokens name it, and our client there;
+            the secret is a worker's, people's clients have none.
+        oidc_audience: the client that people log in with, when a worker has one of its own; by default the client id.
+        oidc_jwks_uri: where the issuer's keys are; by default what its discovery document says.
+        oidc_subject_claim, oidc_roles_claim, oidc_roles: see `policies.oidc.Expected`; the roles as a JSON object.
+        oidc_scope: what `remit login` asks for.
+        oidc_redirect: where the browser comes back to; port 0 is a free one.
+        login_hours: how long after a login its key may sign.
+        temporal_auth: `oidc` for a Temporal server that wants a token of the client-credentials grant.
+        temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
@@ -49,6 +60,20 @@ class Settings(BaseSettings):
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)
     connector_billing: Literal["sandbox", "stripe"] = "sandbox"
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr | None = None
+    oidc_audience: str = ""
+    oidc_jwks_uri: str = ""
+    oidc_subject_claim: str = "email"
+    oidc_roles_claim: str = "roles"
+    oidc_roles: dict[str, str] = Field(default_factory=dict[str, str])
+    oidc_scope: str = "openid profile email"
+    oidc_redirect: str = "http://127.0.0.1:0/callback"
+    login_hours: int = Field(default=12, ge=1, le=24 * 7)
+    temporal_auth: Literal["", "oidc"] = ""
+    temporal_audience: str = ""
+    temporal_scope: str = ""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     shutdown_seconds: int = Field(default=30, ge=1)
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
@@ -64,6 +89,26 @@ class Settings(BaseSettings):
     @classmethod
     def _no_app(cls, value: object) -> object:
         return value or None  # an empty variable is none, not the current folder
+
+    @property
+    def oidc(self) -> Expected | None:
+        """What ID tokens of this tenant must say; None without an issuer.
+
+        Raises:
+            InvalidInput: there is an issuer, and no client to log in with.
+        """
+        if not self.oidc_issuer:
+            return None
+        audience = self.oidc_audience or self.oidc_client_id
+        if not audience:
+            raise InvalidInput("`REMIT_OIDC_ISSUER` is set, but not `REMIT_OIDC_CLIENT_ID`; see docs/identity.md.")
+        return Expected(
+            issuer=self.oidc_issuer,
+            audience=audience,
+            subject_claim=self.oidc_subject_claim,
+            roles_claim=self.oidc_roles_claim,
+            roles=self.oidc_roles,
+        )
 
     @property
     def ledger(self) -> str:
@@ -118,6 +163,10 @@ def load() -> Settings:
     """
     try:
         return Settings()
+    except SettingsError:
+        raise InvalidInput(
+            '`REMIT_OIDC_ROLES` can\'t be used: give a JSON object such as `{"their-role": "our-role"}`.'
+        ) from None
     except ValidationError as e:
         field = str(e.errors()[0]["loc"][0])
         name = field if field.isupper() else f"REMIT_{field.upper()}"

@@ -20,6 +20,7 @@ from policies.approvals import Verb
 from policies.models import Money, ResourceRef
 from remit.client import Remit
 from remit.issuer import DevIssuer
+from remit.keyring import RootKeys
 from remit.settings import Settings
 from tools.connectors import sandbox
 from worker import ensure_search_attributes, working
@@ -79,6 +80,7 @@ class Engine:
 
     async def __aenter__(self) -> Self:
         self.ledger.migrate()
+        RootKeys(self.settings.root_keys_path, env="dev")()  # a worker of production makes none by itself
         if self._operated:
             await ensure_search_attributes(self.client)
         if self._working:
@@ -88,6 +90,10 @@ class Engine:
     async def work(self) -> None:
         """Start the worker."""
         self._worker = await self._closing.enter_async_context(working(self.client, self.settings, self.ledger))
+
+    async def rest(self) -> None:
+        """Stop the worker."""
+        await self._closing.aclose()
 
     @property
     def alive(self) -> bool:

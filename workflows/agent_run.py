@@ -18,6 +18,7 @@ from policies import budgets
 from policies.approvals import Approval
 from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
+from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from tools import registry
 from workflows import inbox, ports
@@ -40,6 +41,7 @@ from workflows.messages import (
     KillState,
     MintCapability,
     ModelTurn,
+    ReadPeople,
     RunResult,
     RunSummary,
     ToolOutcome,
@@ -55,6 +57,7 @@ from workflows.view import cockpit
 __all__ = ["AgentRun"]
 
 MAX_APPROVAL_ROUNDS = 3
+MAX_STRANGERS = 50
 STRONG = 2
 DECIDE_AGAIN = "decide_again"
 RENEW_SECONDS = 60
@@ -80,6 +83,8 @@ class AgentRun:
         self._invalid = ""
         self._halted = False
         self._roll_over = False
+        self._strangers: list[str] = []
+        self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
         try:
             self._state = RunState.of(args, continued=_continued(info))
@@ -93,6 +98,7 @@ class AgentRun:
         if self._invalid:
             raise ApplicationError(self._invalid, type=InvalidInput.code, non_retryable=True)
         plan = asyncio.create_task(self._plan())
+        meeting = asyncio.create_task(self._meet())
         try:
             await self._watch(plan)
         except asyncio.CancelledError:
@@ -106,6 +112,7 @@ class AgentRun:
             await workflow.wait_condition(workflow.all_handlers_finished)
             workflow.continue_as_new(self._state)
         await _uncancelled(self._close(plan))
+        meeting.cancel()
         return self._state.result(self._run_id, self._workflow_id, self._now())
 
     async def _watch(self, plan: asyncio.Task[None]) -> None:
@@ -149,6 +156,18 @@ class AgentRun:
             self._set_status("escalated")
 
     # ---- 1. admit -----------------------------------------------------------------------------------------------
+
+    async def _meet(self) -> None:
+        """Ask the directory for those who decide and weren't known when the run was admitted: they logged in since."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self._strangers))
+            asked = tuple(sorted({*self._strangers}))
+            try:
+                found = await ports.read_people(ReadPeople(kids=asked), summary="who decides")
+            except Exception:  # whatever it was, a handler waits for an answer: they stay strangers, and are refused
+                found = Directory()
+            self._state.people = self._state.directory.joined(found)
+            self._strangers = [kid for kid in self._strangers if kid not in asked]
 
     async def _admit(self) -> None:
         state, start = self._state, self._state.start
@@ -473,6 +492,7 @@ class AgentRun:
 
     async def _close(self, plan: asyncio.Task[None]) -> None:
         state = self._state
+        self._closing = True
         for approval in state.pending:
             state.settle(approval.request.approval_id, "cancelled")
         if not self._halted and (error := plan.exception()):
@@ -502,7 +522,7 @@ class AgentRun:
         dynamic=True,
         description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints. `kill`: {"reason": "..."}.',
     )
-    def on_signal(self, name: str, args: Sequence[RawValue]) -> None:
+    async def on_signal(self, name: str, args: Sequence[RawValue]) -> None:
         if self._invalid:
             return
         try:
@@ -510,9 +530,7 @@ class AgentRun:
                 request = inbox.parse(KillSignal, args)
                 self._engage_kill(request.reason, request.by)
             elif name == "decide":
-                inbox.count_decision(
-                    self._state, self._run_id, inbox.parse(DecideSignal, args), self._now(), registry.current()
-                )
+                await self._count(inbox.parse(DecideSignal, args))
             else:
                 raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide` or `kill`.")
         except ApprovalRefused as e:
@@ -520,11 +538,9 @@ class AgentRun:
         self._publish()
 
     @workflow.update(dynamic=True, description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints.')
-    def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
+    async def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
         try:
-            approval = inbox.count_decision(
-                self._state, self._run_id, self._decide_request(name, args), self._now(), registry.current()
-            )
+            approval = await self._count(self._decide_request(name, args))
         except ApprovalRefused as e:
             self._state.refuse(name, e.reason, e.message, self._now())
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
@@ -539,9 +555,21 @@ class AgentRun:
     @on_update.validator
     def _validate_update(self, name: str, args: Sequence[RawValue]) -> None:
         try:
-            inbox.verified(self._state, self._run_id, self._decide_request(name, args), self._now(), registry.current())
+            request = self._decide_request(name, args)
+            if not inbox.stranger(self._state, request):
+                inbox.verified(self._state, self._run_id, request, self._now(), registry.current())
         except ApprovalRefused as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
+
+    async def _count(self, request: DecideSignal) -> Approval:
+        """Count a decision. Nothing is awaited, but for a stranger: the run closes and rolls over only after the answer."""
+        if kid := inbox.stranger(self._state, request):
+            if len(self._strangers) >= MAX_STRANGERS:
+                raise ApprovalRefused("too_many", "Too many unknown keys decide at once; send the decision again.")
+            self._strangers.append(kid)
+            # A run that closes doesn't wait for a directory that is away.
+            await workflow.wait_condition(lambda: self._closing or kid not in self._strangers)
+        return inbox.count_decision(self._state, self._run_id, request, self._now(), registry.current())
 
     def _decide_request(self, name: str, args: Sequence[RawValue]) -> DecideSignal:
         if self._invalid or name != "decide":

@@ -15,7 +15,7 @@ from policies.models import Frozen
 from tools.catalog import Catalog
 from workflows.state import RunState
 
-__all__ = ["DecideSignal", "KillSignal", "count_decision", "parse", "verified"]
+__all__ = ["DecideSignal", "KillSignal", "count_decision", "parse", "stranger", "verified"]
 
 MAX_BYTES = 16_384
 MAX_EDITS = 10
@@ -55,6 +55,12 @@ def parse(model: type[T], args: Sequence[RawValue]) -> T:
         raise ApprovalRefused("malformed", f"The payload can't be used: {explain(e)}.") from None
 
 
+def stranger(state: RunState, request: DecideSignal) -> str:
+    """The key that `request` says it is signed by, if its owner may have logged in since the admission; else nothing."""
+    kid = approvals.claimed_key(request.decision_jws) if state.directory.live else ""
+    return "" if state.directory.by_key(kid) else kid
+
+
 def verified(
     state: RunState, run_id: str, request: DecideSignal, now: int, catalog: Catalog
 ) -> tuple[Approval, ApprovalDecision]:
@@ -70,7 +76,7 @@ def verified(
         request.decision_jws,
         request=approval.request,
         run_id=run_id,
-        directory=state.capsule.directory,
+        directory=state.directory,
         now=now,
         barred=frozenset({state.start.requester, state.capsule.agent.id}),
         rules=state.capsule.approval_rules,

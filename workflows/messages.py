@@ -52,6 +52,7 @@ __all__ = [
     "ModelTurn",
     "PinnedTool",
     "ReadFacts",
+    "ReadPeople",
     "ReadTool",
     "RecordedFacts",
     "Refused",
@@ -244,6 +245,12 @@ class Admission(Frozen):
     inputs: dict[str, JsonValue]
     requester: str
     scripted: bool
+
+
+class ReadPeople(Frozen):
+    """Input of `read_people`: the keys that decisions say they were signed by, unverified."""
+
+    kids: tuple[str, ...]
 
 
 class CallModel(Frozen):

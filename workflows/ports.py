@@ -5,6 +5,7 @@ from typing import TypeVar
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from policies.identity import Directory
 from workflows import options
 from workflows.messages import (
     Admission,
@@ -16,13 +17,24 @@ from workflows.messages import (
     Minted,
     ModelTurn,
     ReadFacts,
+    ReadPeople,
     ReadTool,
     RecordedFacts,
     ToolOutcome,
     WriteKill,
 )
 
-__all__ = ["admit", "call_model", "execute_tool", "give_up", "mint_capability", "read_facts", "read_tool", "write_kill"]
+__all__ = [
+    "admit",
+    "call_model",
+    "execute_tool",
+    "give_up",
+    "mint_capability",
+    "read_facts",
+    "read_people",
+    "read_tool",
+    "write_kill",
+]
 
 T = TypeVar("T")
 
@@ -41,6 +53,10 @@ async def mint_capability(arg: MintCapability, *, summary: str) -> Minted:
 
 async def read_facts(arg: ReadFacts, *, summary: str) -> RecordedFacts:
     return await _local("read_facts", arg, RecordedFacts, summary, options.READ)
+
+
+async def read_people(arg: ReadPeople, *, summary: str) -> Directory:
+    return await workflow.execute_activity("read_people", arg, result_type=Directory, summary=summary, **options.ADMIT)
 
 
 async def read_tool(arg: ReadTool, *, fast: bool, attempts: int, summary: str) -> ToolOutcome:

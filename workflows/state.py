@@ -9,6 +9,7 @@ from policies.approvals import Approval
 from policies.bundle import ApprovalRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
+from policies.identity import Directory
 from policies.models import ActionFacts, ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
 from workflows.messages import (
     Capsule,
@@ -45,6 +46,7 @@ class RunState(BaseModel):
         identical: how often each call was made, by digest of tool and arguments.
         judged: what the verdict on each pending approval rested on.
         nonces: of decisions that counted, so that a repeated one changes nothing.
+        people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
         deadline: Unix seconds at which the run's wall time is over.
     """
@@ -73,6 +75,7 @@ class RunState(BaseModel):
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    people: Directory | None = None
     capability: Minted | None = None
     deadline: int = 0
     stopped_by: str = ""
@@ -162,6 +165,11 @@ class RunState(BaseModel):
     @property
     def capability_id(self) -> str:
         return self.minted.id if self.minted else ""
+
+    @property
+    def directory(self) -> Directory:
+        """Who may decide in this run."""
+        return self.people or (self.capsule.directory if self.capsule else Directory())
 
     @property
     def pending(self) -> list[Approval]:

@@ -110,8 +110,8 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
     amount = f" **{request.amount}**" if request.amount else ""
     left = request.required - len(have)
     barred = {*have, state.start.requester, *request.edited_by}
-    known = state.capsule.directory.people if state.capsule else ()
-    people = [_code(p.sub) for p in known if {*p.roles} & {*request.roles} and p.sub not in barred]
+    people = [_code(p.sub) for p in state.directory.people if {*p.roles} & {*request.roles} and p.sub not in barred]
+    others = f", and whoever logs in as {' or '.join(_code(r) for r in request.roles)}" if state.directory.live else ""
     who = f" {request.approval_id} --as PERSON"
     return [
         "",
@@ -124,7 +124,7 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
         f"- asked for by policy: {', '.join(_code(p) for p in request.policy_ids) or 'unknown'}",
         f"- the model's reason, not checked: {_code(_words(state)) or 'none given'}",
         f"- approved by: {', '.join(_code(a) for a in have) or 'nobody yet'}",
-        f"- may decide: {', '.join(people) or 'nobody that the directory knows'}",
+        f"- may decide: {', '.join(people) or 'nobody that the directory knows'}{others}",
         *_escalation(state, approval),
         f"- approve: {_command('approve', workflow_id, who)}",
         f"- reject: {_command('reject', workflow_id, who)}",

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from policies.models import Frozen, Idempotency, Money, ResourceRef
 
-__all__ = ["Capability", "CapabilityKind", "Effect", "EffectState", "Intent"]
+__all__ = ["Capability", "CapabilityKind", "Effect", "EffectState", "Enrolment", "Intent", "Standing"]
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 CapabilityKind = Literal["run", "write", "delegation"]
@@ -95,3 +95,27 @@ class Capability(Frozen):
     revoked_at: int | None = None
     revoked_by: str | None = None
     revoked_reason: str | None = None
+
+
+class Enrolment(Frozen):
+    """A person's signing key. Whose it is is proven by the ID token beside it in the table, and by nothing else.
+
+    Attributes:
+        kid: thumbprint of the key; `x` is the key itself, Ed25519, base64url.
+        withdrawn_at: when its owner logged out.
+    """
+
+    kid: str
+    x: str
+    enrolled_at: int
+    withdrawn_at: int | None = None
+
+
+class Standing(Frozen):
+    """Whether a person was suspended or restored, by whom and why."""
+
+    sub: str
+    suspended: bool
+    reason: str
+    set_by: str
+    set_at: int

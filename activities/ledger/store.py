@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +94,10 @@ class Ledger:
             raise Unavailable(_unreachable(e)) from None
         except CommandError:
             raise InvalidInput("The ledger was made by a newer Remit; run that one, or restore a ledger of this one.") from None
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """One transaction, for what other modules keep in this database."""
+        return self._engine.begin()
 
     def engage(self, scope: str, reason: str, by: str) -> int:
         """Write an off switch and return when, in Unix milliseconds. Setting it again keeps the first."""

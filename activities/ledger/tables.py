@@ -1,8 +1,8 @@
 """The ledger's tables. Changing one needs a migration beside it. Amounts in cents, times in Unix milliseconds."""
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
 
-__all__ = ["capabilities", "control", "effects", "kill_switches", "metadata"]
+__all__ = ["capabilities", "control", "effects", "enrolments", "kill_switches", "metadata", "standings"]
 
 metadata = MetaData()
 
@@ -73,3 +73,28 @@ kill_switches = Table(
 
 # One row. Each reservation and each kill locks it first, so that their order is total on any database.
 control = Table("control", metadata, Column("id", Integer, primary_key=True), Column("epoch", BigInteger, nullable=False))
+
+# A signing key and the ID token that is bound to it: claims, which each reader verifies for itself.
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("kid", String(64), primary_key=True),
+    Column("x", String(64), nullable=False),
+    Column("id_token", Text, nullable=False),
+    Column("enrolled_at", BigInteger, nullable=False),
+    Column("withdrawn_at", BigInteger),
+    Index("enrolments_by_time", "enrolled_at"),
+)
+
+# Rows are only added: a person's last one says how they stand.
+standings = Table(
+    "standings",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("sub", String(200), nullable=False),
+    Column("suspended", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("set_by", String(200), nullable=False),
+    Column("set_at", BigInteger, nullable=False),
+    Index("standings_by_sub", "sub", "id"),
+)

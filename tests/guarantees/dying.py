@@ -28,6 +28,7 @@ from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
 from activities.runs import Runs
 from activities.tool import ToolActivities
+from policies.identity import Directory
 from remit.connection import CONVERTER
 from remit.settings import Settings
 from tools.catalog import Catalog
@@ -140,10 +141,11 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
             capabilities: Capabilities,
             catalog: Catalog,
             connectors: Mapping[type[Connector], Connector],
+            directory: Callable[[], Directory],
         ) -> None:
             ends: Any = functools.partial(_Doomed, point=point, hit=hit)
             doomed = {port: ends(c) for port, c in connectors.items()}
-            super().__init__(runs, ends(ledger), capabilities, catalog, doomed)
+            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory)
 
     worker.ToolActivities = Doomed
     # The SDK would hash all modules of the process for the build id.

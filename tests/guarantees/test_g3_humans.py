@@ -234,7 +234,9 @@ async def beside(engine: Engine, tmp_path: Path) -> AsyncGenerator[BesideTheWrit
     runs = Runs()
     runs.admitted(capsule)
     given = ExecuteTool.model_validate_json(base64.b64decode(data))
-    yield BesideTheWrite(given, ToolActivities(runs, ledger, capabilities, CATALOG, {Billing: shop}), business, run.id)
+    yield BesideTheWrite(
+        given, ToolActivities(runs, ledger, capabilities, CATALOG, {Billing: shop}, engine.issuer.ensure), business, run.id
+    )
     ledger.close()
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from policies.approvals import Approval
 from policies.canonical import canonical_json, chain
 from policies.errors import InvalidInput
+from policies.identity import Directory, Person
 from policies.models import Usage, UsageLimits
-from tests.builders import NOW, capsule, refund, request
+from tests.builders import ANA, NOW, capsule, refund, request
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
@@ -109,6 +110,7 @@ def whole() -> RunState:
         nonces=["n" * 16],
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
         capability=Minted(id="cap_1", expires_at=NOW + 600),
+        people=Directory(people=(Person(sub=ANA),), live=True),
         deadline=NOW + 60,
         stopped_by="kill",
         summary="Stopped.",
