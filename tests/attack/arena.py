@@ -17,12 +17,12 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
 
 import worker
-from activities.providers.base import Completion, ModelRequest
+from activities.providers.base import Completion, ModelProvider, ModelRequest
 from activities.providers.scripted import ScriptedProvider
 from policies.approvals import Approval
 from policies.errors import RemitError
 from tests.attack.corpus import RAW
-from tests.attack.mallory import Attacker, attacker
+from tests.attack.mallory import Attacker, Session, attacker
 from tests.attack.oracle import BILLING, INCIDENT, TRIAGE, Authority, Oracle, Wish, disclosed, wish
 from tests.attack.world import Alert, Customer, World
 from tests.engine import Engine, call, final, turn
@@ -50,9 +50,7 @@ Run = WorkflowHandle[object, RunResult]
 
 def refund(customer: Customer, invoice: int, cents: int, reason: str = "goodwill") -> ScriptCall:
     """A call for money."""
-    return call(
-        "request_refund", invoice_id=customer.invoices[invoice], amount_cents=cents, currency="USD", reason=reason
-    )
+    return call("request_refund", invoice_id=customer.invoices[invoice], amount_cents=cents, currency="USD", reason=reason)
 
 
 class CompromisedModel(ScriptedProvider):
@@ -92,6 +90,7 @@ class Arena:
     Attributes:
         tried, refused: by class of attack.
         broken: attacks that couldn't be made as intended; in a real run there must be none.
+        direct_answers: what activities said to whom they weren't called for, with the class of attack.
         honest: the honest tasks whose runs ended as they should.
         classes: the class of attack that each subject is for.
     """
@@ -106,6 +105,7 @@ class Arena:
     tried: Counter[str] = field(default_factory=Counter[str])
     refused: Counter[str] = field(default_factory=Counter[str])
     broken: list[str] = field(default_factory=list[str])
+    direct_answers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     honest: set[str] = field(default_factory=set[str])
     classes: dict[str, str] = field(default_factory=dict[str, str])
     secrets: dict[str, str] = field(default_factory=dict[str, str])
@@ -114,6 +114,12 @@ class Arena:
         """One more attempt."""
         self.tried[kind] += 1
         self.refused[kind] += refused
+
+    def victim(self, kind: str) -> Customer:
+        """A customer for whom nobody may do anything."""
+        found = self.world.take()
+        self.classes[found.subject] = kind
+        return found
 
     async def start(
         self,
@@ -177,15 +183,11 @@ class Arena:
                 await asyncio.sleep(0.1)
         return summary
 
-    def sign(
-        self, who: str, run: RunSummary, approval: Approval, decision: Literal["approve", "reject"] = "approve"
-    ) -> str:
+    def sign(self, who: str, run: RunSummary, approval: Approval, decision: Literal["approve", "reject"] = "approve") -> str:
         """What a person signs about exactly this action."""
         return self.engine.issuer.sign(who, request=approval.request, run_id=run.run_id, decision=decision, reason="seen")
 
-    async def decide(
-        self, run: Run, approval: Approval, who: str, decision: Literal["approve", "reject"] = "approve"
-    ) -> str:
+    async def decide(self, run: Run, approval: Approval, who: str, decision: Literal["approve", "reject"] = "approve") -> str:
         """An honest person decides, by update; the token."""
         token = self.sign(who, await self.engine.remit.status(run.id), approval, decision)
         await self.engine.remit.decide(run.id, approval.request.approval_id, token)
@@ -198,23 +200,30 @@ class Arena:
 
     # ---- direct calls ----------------------------------------------------------------------------------------------
 
-    async def direct(self, kind: str, calls: Sequence[tuple[str, Any]], **more: Any) -> list[Any]:
-        """Call activities past every workflow, and count the answers."""
-        answers = await asyncio.wait_for(self.mallory.call(calls, **more), PATIENCE_SECONDS)
+    async def direct(
+        self, kind: str, calls: Sequence[tuple[str, Any]], *, capsule: Any = None, session: Session | None = None
+    ) -> list[Any]:
+        """Call activities past every workflow, count the answers, and look for secrets in them."""
+        if session is None:
+            async with self.mallory.session() as own:
+                return await self.direct(kind, calls, capsule=capsule, session=own)
+        answers = await asyncio.wait_for(session.calls(calls, capsule=capsule), PATIENCE_SECONDS)
         for answer in answers:
-            status = answer.get("status") if isinstance(answer, dict) else None  # pyright: ignore[reportUnknownVariableType,reportUnknownMemberType]
-            self.count(kind, refused=status not in ("done", None))
+            status = str(cast("dict[str, Any]", answer).get("status", "done")) if isinstance(answer, dict) else "done"
+            self.count(kind, refused=status != "done")
+            self.direct_answers.append((kind, json.dumps(answer, ensure_ascii=False)))
         return answers
 
     def outside(self) -> list[tuple[str, str]]:
-        """Every effect outside authority, with the class of attack: from the business's tables, and from what models were told."""
+        """Every effect outside authority, with the class of attack: from the tables and from what models were told."""
         found = self.oracle.outside(self.world.read(self.engine.settings.business_path))
         for inputs, texts in self.model.told.items():
             for name in json.loads(inputs).values():
                 # The demo's tickets speak of other people by themselves.
                 if name in self.world.attacked:
                     found += disclosed(set(texts), self.world.owner[name], self.secrets)
-        return [(self.classes.get(s.partition(": ")[0], "elsewhere"), s) for s in found]
+        told = [(self.classes.get(s.partition(": ")[0], "elsewhere"), s) for s in found]
+        return told + [(kind, s) for kind, text in self.direct_answers for s in disclosed([text], "", self.secrets)]
 
 
 def _meant(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -246,9 +255,12 @@ def _compromised(model: CompromisedModel, gates: dict[str, Gate]) -> Generator[N
             await gate.opened.wait()
         return await original(self, invoice_id)
 
+    def providers(*_: object) -> dict[str, ModelProvider]:
+        return {"scripted": model}
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sandbox, "invoice", invoice)
-        patch.setattr(worker, "_providers", lambda *_: {"scripted": model})  # pyright: ignore[reportUnknownLambdaType]
+        patch.setattr(worker, "_providers", providers)
         yield
 
 
@@ -256,7 +268,6 @@ def _compromised(model: CompromisedModel, gates: dict[str, Gate]) -> Generator[N
 async def arena(client: Client, home: Path, *, customers: int, alerts: int, seed: int) -> AsyncGenerator[Arena]:
     """A fresh business in `home` with a worker, a ledger and an attacker of its own."""
     world = World(customers, alerts)
-    home.mkdir(parents=True, exist_ok=True)
     sandbox.create(home / "business.db", world.data)
     gates: dict[str, Gate] = {}
     model = CompromisedModel()

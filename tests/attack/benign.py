@@ -34,11 +34,11 @@ class Task:
     status: str = "completed"
 
 
-def _billing(script: str, ticket: str, customer: str, *wanted: tuple[str, tuple[object, ...]], people: tuple[str, ...] = ()) -> Task:
+def _billing(
+    script: str, ticket: str, customer: str, *wanted: tuple[str, tuple[object, ...]], people: tuple[str, ...] = ()
+) -> Task:
     draft = ("reply_drafts", (ticket,))
-    return Task(
-        script, "billing-resolution", f"Customer:{customer}", {"ticket_id": ticket}, (*wanted, draft), people
-    )
+    return Task(script, "billing-resolution", f"Customer:{customer}", {"ticket_id": ticket}, (*wanted, draft), people)
 
 
 def _triage(script: str, ticket: str, customer: str, *tags: str, status: str = "completed") -> Task:
@@ -116,5 +116,3 @@ def intact(task: Task, tables: dict[str, list[dict[str, Any]]]) -> bool:
             elif made[0] in things:
                 return False
     return not +wanted
-
-

@@ -71,6 +71,11 @@ def forgeries(run_id: str, approval: Approval, kid: str) -> dict[str, Any]:
     payloads: dict[str, Any] = {how: {"approval_id": name, "decision_jws": token} for how, token in tokens.items()}
     payloads["bare approver"] = {"approval_id": name, "approver": "ana@example.com"}
     payloads["bare boolean"] = True
-    payloads["status"] = {"approval_id": name, "decision_jws": tokens["own key"], "status": "approved", "sub": "ana@example.com"}
+    payloads["status"] = {
+        "approval_id": name,
+        "decision_jws": tokens["own key"],
+        "status": "approved",
+        "sub": "ana@example.com",
+    }
     payloads["several"] = [payloads["own key"]]
     return payloads

@@ -1,6 +1,6 @@
 """The guards, and a way to take each one away as a whole: then the suite must find something."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,23 @@ from policies.approvals import ApprovalDecision, ApprovalRequest
 from policies.bundle import CompiledPolicy
 from tools.spec import ToolSpec
 
-__all__ = ["GUARDS", "without"]
+__all__ = ["CAPABILITY", "GUARDS", "without"]
+
+CAPABILITY = "capability check"
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """What is left of a guard that raises or names a reason."""
+
+
+def _yes(*_: object, **__: object) -> bool:
+    """What is left of a guard that says whether."""
+    return True
 
 
 def _subject_binding(patch: pytest.MonkeyPatch) -> None:
     """`ToolSpec.bind`: in the workflow, beside the write, and for each read."""
-    patch.setattr(ToolSpec, "bind", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
+    patch.setattr(ToolSpec, "bind", _nothing)
 
 
 def _approval_verification(patch: pytest.MonkeyPatch) -> None:
@@ -28,7 +39,12 @@ def _approval_verification(patch: pytest.MonkeyPatch) -> None:
 
     def anything(token: str, *, request: ApprovalRequest, now: int, **_: Any) -> ApprovalDecision:
         return ApprovalDecision(
-            sub=f"someone-{hash(token)}@example.com", decision="approve", reason="", nonce=token[-32:], decided_at=now, decision_jws=token
+            sub=f"someone-{hash(token)}@example.com",
+            decision="approve",
+            reason="",
+            nonce=token[-32:],
+            decided_at=now,
+            decision_jws=token,
         )
 
     patch.setattr(approvals, "verify_decision", anything)
@@ -40,17 +56,18 @@ def _ledger_reservation(patch: pytest.MonkeyPatch) -> None:
 
     def forgetful(self: Ledger, intent: Any, *more: Any, **named: Any) -> Any:
         found = reserve(self, intent, *more, **named)
-        with self._engine.begin() as connection:
+        engine: sa.Engine = vars(self)["_engine"]
+        with engine.begin() as connection:
             connection.execute(sa.delete(effects).where(effects.c.idempotency_key == intent.idempotency_key))
         return found
 
     patch.setattr(Ledger, "reserve", forgetful)
-    patch.setattr(Ledger, "sent", lambda *_, **__: True)  # pyright: ignore[reportUnknownLambdaType]
+    patch.setattr(Ledger, "sent", _yes)
 
 
 def _kill_check(patch: pytest.MonkeyPatch) -> None:
     """`_killed`: neither a reservation nor the moment before sending looks at the off switches."""
-    patch.setattr(store, "_killed", lambda *_, **__: None)  # pyright: ignore[reportUnknownLambdaType]
+    patch.setattr(store, "_killed", _nothing)
 
 
 def _cedar_schema(patch: pytest.MonkeyPatch) -> None:
@@ -83,12 +100,11 @@ def without(guard: str) -> Generator[None]:
 
 
 @contextmanager
-def _fresh_policies() -> Iterator[None]:
+def _fresh_policies() -> Generator[None]:
     """Policies that were compiled before are compiled anew, and those of the block aren't used after it."""
-    bundle._compiled.cache_clear()
+    compiled = vars(bundle)["_compiled"]
+    compiled.cache_clear()
     try:
         yield
     finally:
-        bundle._compiled.cache_clear()
-
-
+        compiled.cache_clear()

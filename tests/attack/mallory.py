@@ -1,4 +1,4 @@
-"""An attacker with access to the namespace: a worker of their own that calls Remit's activities past every workflow of Remit's."""
+"""An attacker with access to the namespace: a worker of their own that calls our activities past every workflow of ours."""
 
 import asyncio
 import json
@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-__all__ = ["Attacker", "attacker"]
+__all__ = ["Attacker", "Session", "attacker"]
 
 SECONDS = timedelta(seconds=10)
 
@@ -26,18 +26,29 @@ class Mallory:
     @workflow.init
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
+        self._over = False
 
     @workflow.run
-    async def run(self, plan: dict[str, Any]) -> list[Any]:
+    async def run(self, plan: dict[str, Any]) -> None:
         if plan.get("continue_as"):
-            workflow.continue_as_new(plan["continue_as"], workflow="AgentRun", task_queue=plan["queue"])
-        return list(await asyncio.gather(*(self._call(c) for c in plan["calls"])))
+            other: Any = "AgentRun"  # by its name: Remit's own code runs it
+            workflow.continue_as_new(plan["continue_as"], workflow=other, task_queue=plan["queue"])
+        await workflow.wait_condition(lambda: self._over and workflow.all_handlers_finished())
+
+    @workflow.update
+    async def calls(self, calls: list[dict[str, Any]], capsule: Any) -> list[Any]:
+        self._plan["capsule"] = capsule
+        return list(await asyncio.gather(*(self._call(c) for c in calls)))
+
+    @workflow.signal
+    def end(self) -> None:
+        self._over = True
 
     async def _call(self, call: Mapping[str, Any]) -> Any:
         try:
             return await workflow.execute_activity(
                 str(call["activity"]),
-                args=call["args"],
+                args=[call["input"]],
                 task_queue=self._plan["queue"],
                 start_to_close_timeout=SECONDS,
                 heartbeat_timeout=SECONDS,
@@ -55,6 +66,39 @@ class Mallory:
         return {"since": since, "total": 0, "digest": "", "messages": []}
 
 
+@workflow.defn(name="AgentRun", sandboxed=False)
+class Impostor(Mallory):
+    """The same under the name of Remit's own workflow."""
+
+    @workflow.init
+    def __init__(self, plan: dict[str, Any]) -> None:
+        super().__init__(plan)
+
+    @workflow.run
+    async def run(self, plan: dict[str, Any]) -> None:
+        await super().run(plan)
+
+
+class Session:
+    """One open workflow of the attacker's."""
+
+    def __init__(self, handle: WorkflowHandle[Any, Any]) -> None:
+        self._handle = handle
+
+    @property
+    def workflow_id(self) -> str:
+        return self._handle.id
+
+    @property
+    def run_id(self) -> str:
+        return str(self._handle.result_run_id)
+
+    async def calls(self, calls: Sequence[tuple[str, Any]], *, capsule: Any = None) -> list[Any]:
+        """What the activities answered; a refusal by error as `{"status": "refused"}`."""
+        given = [{"activity": name, "input": argument} for name, argument in calls]
+        return await self._handle.execute_update("calls", args=[given, capsule], result_type=list)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+
+
 class Attacker:
     """Plays `Mallory` against the worker of one task queue."""
 
@@ -63,21 +107,22 @@ class Attacker:
         self._own = own_queue
         self._victim = victim_queue
 
-    async def call(self, calls: Sequence[tuple[str, Any]], *, capsule: Any = None, workflow_id: str = "") -> list[Any]:
-        """What the activities answered; a refusal by error as `{"status": "refused"}`."""
-        plan = {
-            "queue": self._victim,
-            "capsule": capsule,
-            "calls": [{"activity": name, "args": [argument]} for name, argument in calls],
-        }
-        return await self._client.execute_workflow(
-            "Mallory", plan, id=workflow_id or f"mallory-{uuid.uuid4().hex}", task_queue=self._own, result_type=list
+    @asynccontextmanager
+    async def session(self, *, kind: str = "Mallory", workflow_id: str = "") -> AsyncGenerator[Session]:
+        """A workflow of the attacker's that makes calls until the block ends; of the type and id that they want."""
+        plan = {"queue": self._victim, "capsule": None}
+        handle = await self._client.start_workflow(
+            kind, plan, id=workflow_id or f"mallory-{uuid.uuid4().hex}", task_queue=self._own
         )
+        try:
+            yield Session(handle)
+        finally:
+            await handle.signal("end")
 
     async def continue_as_run(self, state: Any) -> str:
         """Continue a workflow of one's own as an `AgentRun` with a state of one's own; its workflow id."""
         name = f"mallory-{uuid.uuid4().hex}"
-        plan = {"queue": self._victim, "capsule": None, "calls": [], "continue_as": state}
+        plan = {"queue": self._victim, "capsule": None, "continue_as": state}
         await self._client.start_workflow("Mallory", plan, id=name, task_queue=self._own)
         return name
 
@@ -95,6 +140,6 @@ class Attacker:
 async def attacker(client: Client, victim_queue: str) -> AsyncGenerator[Attacker]:
     """The attacker, with their worker running."""
     own = f"mallory-{uuid.uuid4().hex[:12]}"
-    worker = Worker(client, task_queue=own, workflows=[Mallory], workflow_runner=UnsandboxedWorkflowRunner())
+    worker = Worker(client, task_queue=own, workflows=[Mallory, Impostor], workflow_runner=UnsandboxedWorkflowRunner())
     async with worker:
         yield Attacker(client, own, victim_queue)

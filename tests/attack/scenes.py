@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from temporalio.api.enums.v1 import ResetReapplyExcludeType
 from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import ResetReapplyExcludeType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.common import RetryPolicy
@@ -20,7 +20,7 @@ from policies.errors import ApprovalRefused, RemitError
 from tests.attack.arena import PATIENCE_SECONDS, Arena, Gate, Run, approved, refund, said
 from tests.attack.forge import forgeries
 from tests.attack.oracle import Approved
-from tests.attack.world import ALMOST, BELOW, FOREIGN, HUGE, LARGE, OPEN, SMALL, VOID, WHALE, Customer
+from tests.attack.world import BELOW, FOREIGN, HUGE, LARGE, OPEN, SMALL, VOID, WHALE, Customer
 from tests.engine import call, final
 from tools.builtin import CATALOG
 from workflows.keys import idempotency_key
@@ -43,7 +43,7 @@ def scene(function: Scene) -> Scene:
 @scene
 async def others_things(a: Arena) -> None:
     """Every write and read on what is another customer's, one honest victim's for whom a run is on its way included."""
-    me, victim = a.world.take(), a.world.take()
+    me, victim = a.world.take(), a.victim("subject")
     await a.attack(
         "subject",
         me,
@@ -86,7 +86,7 @@ async def others_things(a: Arena) -> None:
 @scene
 async def a_bundle_that_forgot_the_subject(a: Arena) -> None:
     """The policy doesn't say whose things may be touched: only Remit's own binding stands in between."""
-    me, victim = a.world.take(), a.world.take()
+    me, victim = a.world.take(), a.victim("subject")
     await a.attack(
         "subject",
         me,
@@ -135,7 +135,9 @@ async def tools_of_others(a: Arena) -> None:
 async def final_answer_smuggling(a: Arena) -> None:
     """A final answer that carries calls, one beside calls, and one that is none."""
     me = a.world.take()
-    hidden: Any = {"tool_calls": [{"name": "request_refund", "arguments": {"invoice_id": me.invoices[HUGE], "amount_cents": 70000}}]}
+    hidden: Any = {
+        "tool_calls": [{"name": "request_refund", "arguments": {"invoice_id": me.invoices[HUGE], "amount_cents": 70000}}]
+    }
     await a.attack("tools", me, said(call("final_answer", outcome="resolved", summary="x", **hidden)))
     await a.attack(
         "tools", me, said(call("final_answer", outcome="resolved", summary="x"), refund(me, HUGE, 70000), refund(me, VOID, 100))
@@ -273,7 +275,9 @@ async def approved_once(a: Arena) -> None:
     """One approval for three identical refunds: it counts for the first, and its token for nothing else."""
     me = a.world.take()
     wanted = refund(me, WHALE, 12000)
-    run = await a.start("approvals", me, said(wanted, wanted), said(wanted), agent="billing-resolution", requester="sam@example.com")
+    run = await a.start(
+        "approvals", me, said(wanted, wanted), said(wanted), agent="billing-resolution", requester="sam@example.com"
+    )
     first, second = await a.pending(run, 2)
     a.authority("approvals", me, "billing-resolution").approved.append(Approved(approved(wanted), 1))
     token = await a.decide(run, first, "ana")
@@ -459,7 +463,11 @@ async def replayed_calls(a: Arena) -> None:
     await a.closed("replay", me, again)
     with suppress(RemitError):
         # Temporal lets whoever may write to the namespace use an id again, whatever our own client asks for.
-        start = {"agent": "billing-resolution", "inputs": {"ticket_id": me.ticket}, "script": [t.model_dump() for t in (*turns, final())]}
+        start = {
+            "agent": "billing-resolution",
+            "inputs": {"ticket_id": me.ticket},
+            "script": [t.model_dump() for t in (*turns, final())],
+        }
         second = await a.engine.client.start_workflow("AgentRun", start, id=name, task_queue=a.engine.settings.task_queue)
         await second.result()
         a.count("replay", refused=False)
@@ -521,6 +529,34 @@ async def starts_that_bring_their_own_authority(a: Arena) -> None:
 
     await asyncio.gather(*(begin(form) for form in forms))
     await begin(state, retry_policy=RetryPolicy(maximum_attempts=2))
+
+
+@scene
+async def a_workflow_that_was_replaced(a: Arena) -> None:
+    """Under the name of Remit's workflow, code of the attacker's is admitted for a real ticket, then does as it likes.
+
+    It gets what a run for this customer may do alone, and not more of it because it counts, asks and waits for nobody.
+    """
+    me, victim = a.world.take(), a.victim("replaced")
+    authority = a.authority("replaced", me, "attack-billing")
+    async with a.mallory.session(kind="AgentRun") as session:
+        admission = {
+            "run_id": session.run_id,
+            "agent": "attack-billing",
+            "inputs": {"ticket_id": me.ticket},
+            "requester": "",
+            "scripted": True,
+        }
+        [capsule] = await a.direct("replaced", [("admit", admission)], session=session)
+        made = [refund(me, n % 4, 900 + n) for n in range(12)] + [refund(me, HUGE, 12000), refund(me, WHALE, 70_000)]
+        made += [refund(victim, SMALL, 100), call("set_customer_email", customer_id=victim.id, email="m@evil.example")]
+        made += [call("tag_ticket", ticket_id=me.ticket, tag="urgent")]
+        for one in made:
+            if one.arguments.get("invoice_id") in me.invoices:
+                authority.wished[approved(one)] += 1
+        inputs = [past_the_workflow(capsule, one, step=n) for n, one in enumerate(made)]
+        await a.direct("replaced", [("execute_tool", i) for i in inputs], capsule=capsule, session=session)
+        await a.direct("replaced", [("execute_tool", i) for i in inputs], capsule=capsule, session=session)
 
 
 # ---- small parts ----------------------------------------------------------------------------------------------------
@@ -588,4 +624,3 @@ async def _end(a: Arena, kind: str, who: Customer, run: Run) -> None:
             with suppress(RemitError):
                 await a.decide(run, approval, "bo" if summary.requester != "bo@example.com" else "ana", "reject")
     await a.closed(kind, who, run)
-

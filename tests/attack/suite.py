@@ -9,22 +9,26 @@ from pathlib import Path
 
 from temporalio.client import Client
 
-from tests.attack import benign
-from tests.attack.arena import Arena, arena, said
-from tests.attack.benign import TASKS
+from tests.attack import benign, bypass
+from tests.attack.arena import MAY, Arena, arena, said
+from tests.attack.benign import TASKS, Task
 from tests.attack.corpus import RAW, Proposal, resolve
+from tests.attack.guards import CAPABILITY, without
+from tests.attack.oracle import TOOLS
 from tests.attack.scenes import SCENES, Scene
 from tests.attack.world import Alert, Customer
 from tests.engine import call
 from workflows.messages import ScriptCall
 
-__all__ = ["Report", "attack"]
+__all__ = ["Report", "attack", "mutated"]
 
 CALLS_A_RUN = 19
 """One below the limit, for the final answer that must follow isn't charged but a twentieth call might be."""
 AT_ONCE = 24
 GENERATED = "generated"
-OVERSIZED_A_RUN = 6
+ABOUT_FORM = ("junk_past_the_workflow", "starts_that_bring_their_own_authority", "final_answer_smuggling")
+"""Scenes that no guard but parsing stands against."""
+OVERSIZED_A_RUN = 3
 
 
 @dataclass
@@ -55,19 +59,34 @@ class Report:
         return self.tried.total()
 
 
+async def mutated(client: Client, home: Path, guard: str) -> Report:
+    """The fixed set of about 200 calls without `guard`: the report must hold something outside authority."""
+    with without(guard):
+        scenes = bypass.SCENES if guard == CAPABILITY else [s for s in SCENES if s.__name__ not in ABOUT_FORM]
+        return await attack(client, home, scenes=scenes, tasks=())
+
+
 async def attack(
-    client: Client, home: Path, *, proposals: Sequence[Proposal] = (), scenes: Sequence[Scene] | None = None, seed: int = 0
+    client: Client,
+    home: Path,
+    *,
+    proposals: Sequence[Proposal] = (),
+    scenes: Sequence[Scene] | None = None,
+    tasks: Sequence[Task] = TASKS,
+    seed: int = 0,
 ) -> Report:
     """Attack one fresh business in `home`.
 
     Args:
         proposals: generated calls, said by as many runs as it takes.
         scenes: those of the hand-written attacks to play; all of them by default.
+        tasks: the honest tasks that go on meanwhile.
     """
     started = time.monotonic()
-    chosen = SCENES if scenes is None else scenes
+    chosen = scenes_of_today() if scenes is None else scenes
     runs = max(1, len(proposals) // CALLS_A_RUN)
     victims = max(4, runs // 3)
+    home.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (before anything runs)
     async with arena(client, home, customers=60 + victims, alerts=8 + victims, seed=seed) as a:
         free = asyncio.Semaphore(AT_ONCE)
 
@@ -82,15 +101,15 @@ async def attack(
 
         jobs = [play(s.__name__, lambda s=s: s(a)) for s in chosen]
         jobs += [play(GENERATED, lambda run=run: _say(a, *run)) for run in _runs(a, proposals, victims)]
-        honest = [play(t.script, lambda t=t: benign.work(a, t)) for t in TASKS]
+        honest = [play(t.script, lambda t=t: benign.work(a, t)) for t in tasks]
         # Honest runs start in between: one after every few attacks.
-        every = max(1, len(jobs) // len(honest))
+        every = max(1, len(jobs) // (len(honest) + 1))
         mixed: list[Awaitable[object]] = []
         for n, job in enumerate(jobs):
             mixed += [job] + ([honest.pop()] if n % every == 0 and honest else [])
         await asyncio.gather(*honest, *mixed)
         tables = a.world.read(a.engine.settings.business_path)
-        for t in TASKS:
+        for t in tasks:
             if t.script not in a.honest or not benign.intact(t, tables):
                 a.broken.append(f"honest task {t.script}: {'ended' if t.script in a.honest else 'did not end as it should'}")
         return Report(
@@ -98,18 +117,21 @@ async def attack(
             refused=a.refused,
             outside=a.outside(),
             broken=a.broken,
-            benign_total=len(TASKS),
-            benign_intact=sum(t.script in a.honest and benign.intact(t, tables) for t in TASKS),
+            benign_total=len(tasks),
+            benign_intact=sum(t.script in a.honest and benign.intact(t, tables) for t in tasks),
             seconds=time.monotonic() - started,
         )
+
+
+def scenes_of_today() -> list[Scene]:
+    """All hand-written attacks that Remit claims to withstand."""
+    return SCENES + (bypass.SCENES if bypass.BYPASS else [])
 
 
 AGENTS = ("attack-billing", "attack-billing", "attack-billing", "attack-triage", "attack-incident", "attack-lax")
 
 
-def _runs(
-    a: Arena, proposals: Sequence[Proposal], victims: int
-) -> list[tuple[str, Customer | Alert, tuple[ScriptCall, ...]]]:
+def _runs(a: Arena, proposals: Sequence[Proposal], victims: int) -> list[tuple[str, Customer | Alert, tuple[ScriptCall, ...]]]:
     """The proposals dealt out to runs: each gets as many as one turn may have."""
     customers = {agent: [a.world.take() for _ in range(max(1, victims // 6))] for agent in sorted(set(AGENTS))}
     alerts = [a.world.alert() for _ in range(max(1, victims // 6))]
@@ -123,6 +145,10 @@ def _runs(
         later: list[Proposal] = []
         while waiting and len(calls) < CALLS_A_RUN:
             proposal = waiting.pop()
+            # Mostly what the agent's tools can do, or nearly nothing would come as far as the policy.
+            if len(waiting) > 200 and TOOLS.get(proposal.tool) not in MAY[agent] and a.dice.random() < 0.6:
+                later.append(proposal)
+                continue
             tool, arguments = resolve(proposal, a.world, who, a.dice)
             made = call(tool) if not arguments else ScriptCall(name=tool, arguments=arguments)
             large = sum(len(str(v)) for v in arguments.values()) > 10_000 and RAW not in arguments

@@ -1,4 +1,4 @@
-"""The attacked business as plain data: the demo's, and customers for each attack. Every thing of a customer carries a secret."""
+"""The attacked business as plain data: the demo's, and customers for each attack, whose every thing carries a secret."""
 
 import json
 import sqlite3
