@@ -3,13 +3,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint cost setup setup-dev lock histories clean
+.PHONY: demo test attack lint cost setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# A model that does what an attacker would, in 10,000 calls; then each guard is taken away once. `make attack ATTACK="--calls 500"`.
+attack: setup-dev
+	$(BIN)/python -m tests.attack $(ATTACK)
 
 lint: setup-dev
 	$(BIN)/ruff check .
