@@ -150,6 +150,9 @@ def mint_write(
 
 
 def _approved(capsule: Capsule, call: ExecuteTool, directory: Directory) -> int:
+    known = {p.sub for p in directory.people}
+    if gone := {*approvals.editors(call.edits)} - known:
+        raise ToolRefusal("editor_suspended", f"`{min(gone)}` edited this, and isn't in the directory any more.")
     approval = call.approval
     if approval is None:
         return 0
@@ -157,7 +160,7 @@ def _approved(capsule: Capsule, call: ExecuteTool, directory: Directory) -> int:
         raise ToolRefusal("action_changed", "The approval is for another action.")
     if time.time() >= approval.request.expires_at:
         raise ToolRefusal("approval_expired", "The approval expired before the action could start.")
-    if gone := {d.sub for d in approval.decisions} - {p.sub for p in directory.people}:
+    if gone := {d.sub for d in approval.decisions} - known:
         raise ToolRefusal("approver_suspended", f"`{min(gone)}` approved this, and isn't in the directory any more.")
     try:
         return approvals.quorum(

@@ -146,7 +146,8 @@ class ToolActivities:
         checked: tuple[ResourceFacts, int] | Exception
         try:
             facts = await self._facts(proposal.spec, proposal.arguments, context)
-            checked = facts, proposal.approved(await self._people() if proposal.call.approval else Directory())
+            decided = proposal.call.approval or proposal.call.edits
+            checked = facts, proposal.approved(await self._people() if decided else Directory())
         except Exception as e:
             checked = e
         fresh = self._capabilities.fresh(proposal.call.capability)

@@ -46,6 +46,30 @@ CANT_OPEN = (
 )
 
 
+# What each write needs is built once: SQLAlchemy takes longer to put a query together than SQLite to answer it.
+KEEP = sa.insert(capabilities)
+_ID, _RUN = sa.bindparam("id", type_=sa.String), sa.bindparam("run", type_=sa.String)
+_given = capabilities.alias()
+# When the capability, or one for the run's reads, was revoked: without that, the run has no authority left.
+_REVOKED = (
+    sa.select(sa.func.max(capabilities.c.revoked_at))
+    .where(
+        capabilities.c.run_id == _RUN,
+        sa.or_(capabilities.c.id == _ID, sa.and_(capabilities.c.kind == "run", capabilities.c.delegation == "")),
+    )
+    .scalar_subquery()
+)
+STANDING = sa.select(
+    _REVOKED,
+    sa.select(sa.func.max(kill_switches.c.epoch)).where(kill_switches.c.scope == sa.bindparam("scope")).scalar_subquery(),
+)
+COVER = (
+    sa.select(_REVOKED, _given.c.id, _given.c.revoked_at, _given.c.ceiling_cents)
+    .select_from(capabilities.outerjoin(_given, capabilities.c.delegation == _given.c.id))
+    .where(capabilities.c.id == _ID)
+)
+
+
 def run_scope(run_id: str) -> str:
     """The kill switch that covers one run, all its segments included."""
     return f"run:{run_id}"
@@ -124,16 +148,15 @@ class Ledger:
 
     def standing(self, name: str, run_id: str) -> tuple[bool, int]:
         """Whether the run's capability `name`, or its authority as a whole, was revoked; and the `epoch` of the run."""
-        query = sa.select(_revoked(name, run_id), _epoch([run_scope(run_id)]).scalar_subquery())
         with self._reading() as connection:
-            revoked, epoch = connection.execute(query).one()
+            revoked, epoch = connection.execute(STANDING, {"id": name, "run": run_id, "scope": run_scope(run_id)}).one()
         return revoked is not None, int(epoch or 0)
 
     def keep(self, capability: Capability) -> None:
         """Keep a capability under its id, which is fresh."""
         row = {**capability.model_dump(), "reason": _text(capability.reason)}
         with self._engine.begin() as connection:
-            connection.execute(sa.insert(capabilities).values(row))
+            connection.execute(KEEP, row)
 
     def capability(self, name: str) -> Capability | None:
         """The capability called `name`, or None."""
@@ -461,13 +484,6 @@ def _killed(connection: Connection, scopes: Sequence[str]) -> str | None:
     return connection.execute(query).scalar()
 
 
-def _revoked(name: str, run_id: str) -> sa.ScalarSelect[Any]:
-    """When the capability `name` of the run, or one for its reads, was revoked: without that, the run has no authority left."""
-    reads = sa.and_(capabilities.c.kind == "run", capabilities.c.delegation == "")
-    mine = sa.and_(capabilities.c.run_id == run_id, sa.or_(capabilities.c.id == name, reads))
-    return sa.select(sa.func.max(capabilities.c.revoked_at)).where(mine).scalar_subquery()
-
-
 def _epoch(scopes: Sequence[str]) -> sa.Select[Any]:
     return sa.select(sa.func.max(kill_switches.c.epoch)).where(kill_switches.c.scope.in_(list(scopes)))
 
@@ -481,12 +497,7 @@ def _uncovered(connection: Connection, intent: Intent) -> ToolRefusal | None:
     """Why the effect's capability doesn't let it be reserved now; None when it does."""
     if not intent.capability:
         return None
-    given = capabilities.alias()
-    found = connection.execute(
-        sa.select(_revoked(intent.capability, intent.run_id), given.c.id, given.c.revoked_at, given.c.ceiling_cents)
-        .select_from(capabilities.outerjoin(given, capabilities.c.delegation == given.c.id))
-        .where(capabilities.c.id == intent.capability)
-    ).first()
+    found = connection.execute(COVER, {"id": intent.capability, "run": intent.run_id}).first()
     if found is None:
         return ToolRefusal("capability_refused", "The capability isn't in the ledger.")
     revoked, delegation, withdrawn, ceiling = found

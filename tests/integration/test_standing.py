@@ -49,6 +49,19 @@ async def test_a_suspended_approver_has_approved_nothing(engine: Engine) -> None
     assert [c.status for c in (await engine.closed(run)).calls] == ["done"]
 
 
+async def test_a_suspended_editor_has_edited_nothing(engine: Engine) -> None:
+    """Whoever edited it proposed it: suspended since, the write is refused, though somebody else approved."""
+    run = await engine.start(REFUND, ticket="T-1003")
+    await engine.pending(run.id)
+    await engine.edit(run.id, "bo", amount_cents=30_000)
+    await engine.until(run.id, lambda s: len(s.approvals) == 2)
+    suspend(engine, "bo@example.com")
+    await engine.decide(run.id, "ana", approval_id="ap-0-0-1")
+    done = await engine.closed(run.id)
+    assert [(c.status, c.reason) for c in done.calls] == [("refused", "editor_suspended")]
+    assert engine.rows("refunds") == []
+
+
 async def test_a_demoted_approver_has_approved_nothing(engine: Engine) -> None:
     """The role is gone from the directory since the run pinned it."""
     run = await waiting(engine)
