@@ -88,6 +88,8 @@ class Proposal:
             approvers=self.call.approval.approvers if self.call.approval else (),
             strategy=self.spec.idempotency,
             capability=self.call.capability,
+            per_run=self.capsule.write_limits.per_run,
+            per_agent_and_day=self.capsule.write_limits.per_agent_and_day,
         )
 
     def approved(self, directory: Directory) -> int:

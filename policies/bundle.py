@@ -13,7 +13,7 @@ from policies.canonical import digest
 from policies.errors import PolicyInvalid
 from policies.models import Frozen, Obligation, UsageLimits
 
-__all__ = ["ApprovalRules", "Bundle", "CompiledPolicy", "Escalation", "Limits", "compile_policy", "explain"]
+__all__ = ["ApprovalRules", "Bundle", "CompiledPolicy", "Escalation", "Limits", "WriteLimits", "compile_policy", "explain"]
 
 
 class Escalation(Frozen):
@@ -46,11 +46,24 @@ class ApprovalRules(Frozen):
         return all(step.after_seconds < approval_seconds for step in self.escalation)
 
 
+class WriteLimits(Frozen):
+    """Writes that the ledger lets through at most, counted in the transaction that reserves them; None for any number.
+
+    Attributes:
+        per_run: reserved, sent, done and unknown ones of one run.
+        per_agent_and_day: those of all runs of the agent in the last 24 h.
+    """
+
+    per_run: int | None = Field(default=None, ge=0)
+    per_agent_and_day: int | None = Field(default=None, ge=0)
+
+
 class Limits(Frozen):
     """The content of a bundle's `limits.toml`."""
 
     run: UsageLimits = Field(default_factory=UsageLimits)
     approvals: ApprovalRules = Field(default_factory=ApprovalRules)
+    writes: WriteLimits = Field(default_factory=WriteLimits)
 
     @model_validator(mode="after")
     def _escalates_in_time(self) -> Self:

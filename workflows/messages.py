@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue
 from temporalio.common import SearchAttributeKey
 
 from policies.approvals import Approval
-from policies.bundle import ApprovalRules, Bundle
+from policies.bundle import ApprovalRules, Bundle, WriteLimits
 from policies.canonical import digest
 from policies.identity import Directory
 from policies.models import (
@@ -235,6 +235,11 @@ class Capsule(Frozen):
     def approval_rules(self) -> ApprovalRules:
         """Who may decide, and who else from when on, as the pinned bundle says."""
         return self.bundle.limits().approvals
+
+    @cached_property
+    def write_limits(self) -> WriteLimits:
+        """How many writes the pinned bundle lets through."""
+        return self.bundle.limits().writes
 
 
 class Admission(Frozen):

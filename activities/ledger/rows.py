@@ -17,6 +17,7 @@ class Intent(Frozen):
 
     Attributes:
         capability: id of the capability that covers it; one that was revoked stops the reservation.
+        per_run, per_agent_and_day: how many writes there may be, this one included; None for any number.
     """
 
     idempotency_key: str
@@ -31,6 +32,8 @@ class Intent(Frozen):
     approvers: tuple[str, ...]
     strategy: Idempotency
     capability: str = ""
+    per_run: int | None = None
+    per_agent_and_day: int | None = None
 
 
 class Effect(Frozen):

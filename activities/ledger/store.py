@@ -69,6 +69,17 @@ COVER = (
     .where(capabilities.c.id == _ID)
 )
 
+_counted = sa.select(sa.func.count()).where(
+    effects.c.state.in_(COUNTED), effects.c.idempotency_key != sa.bindparam("key", type_=sa.String)
+)
+WRITES = sa.select(
+    _counted.where(effects.c.run_id == _RUN).scalar_subquery(),
+    _counted.where(
+        effects.c.agent == sa.bindparam("agent", type_=sa.String),
+        effects.c.reserved_at > sa.bindparam("since", type_=sa.BigInteger),
+    ).scalar_subquery(),
+)
+
 
 def run_scope(run_id: str) -> str:
     """The kill switch that covers one run, all its segments included."""
@@ -227,7 +238,7 @@ class Ledger:
 
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
-            ToolRefusal: its capability was revoked, or what was delegated is used up.
+            ToolRefusal: its capability was revoked, what was delegated is used up, or there were too many writes.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
         """
         row: Effect | None = None
@@ -251,8 +262,10 @@ class Ledger:
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = KillSwitchEngaged(f"A kill switch is on: {killed}")
-            elif refused := _uncovered(connection, intent) or _refused(
-                judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key)
+            elif (
+                refused := _uncovered(connection, intent)
+                or _over(connection, intent)
+                or _refused(judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key))
             ):
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
@@ -515,6 +528,21 @@ def _uncovered(connection: Connection, intent: Intent) -> ToolRefusal | None:
         ).scalar_one()
         if int(used) + intent.amount.cents > ceiling:
             return ToolRefusal("delegation_used_up", "More than was delegated would be moved.")
+    return None
+
+
+def _over(connection: Connection, intent: Intent) -> ToolRefusal | None:
+    """Which number of writes would be exceeded; None when none is."""
+    if intent.per_run is None and intent.per_agent_and_day is None:
+        return None
+    known = {"key": intent.idempotency_key, "run": intent.run_id, "agent": intent.agent, "since": _now() - DAY_MS}
+    of_run, of_agent = connection.execute(WRITES, known).one()
+    if intent.per_run is not None and of_run >= intent.per_run:
+        return ToolRefusal("too_many_writes", f"This run has made the {intent.per_run} writes that it may make.")
+    if intent.per_agent_and_day is not None and of_agent >= intent.per_agent_and_day:
+        return ToolRefusal(
+            "too_many_writes", f"The agent has made the {intent.per_agent_and_day} writes of 24 hours that it may make."
+        )
     return None
 
 

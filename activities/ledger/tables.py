@@ -30,6 +30,7 @@ effects = Table(
     Column("resolved_at", BigInteger),
     Column("capability", String(64), nullable=False, server_default=""),
     Index("effects_by_run", "run_id"),
+    Index("effects_by_agent", "agent", "reserved_at"),
     Index("effects_by_subject", "subject", "tool", "reserved_at"),
 )
 

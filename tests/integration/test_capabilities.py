@@ -101,6 +101,16 @@ async def test_no_write_is_reserved_once_the_run_s_authority_was_revoked(engine:
     assert [(c.status, c.reason) for c in done.calls] == [("done", ""), ("refused", "capability_revoked")]
 
 
+async def test_the_ledger_counts_the_writes_of_a_run(library: Path, engine: Engine) -> None:
+    """The bundle's ceiling holds beside the write, whatever the workflow has counted."""
+    limits = library / "policies/bundles/refunds_v7/limits.toml"
+    limits.write_text(limits.read_text().replace("per_run = 20", "per_run = 1"))
+    reply = turn(call("draft_reply", ticket_id="T-1001", text="Done."))
+    done = await engine.run([SMALL, reply, final()])
+    assert [(c.status, c.reason) for c in done.calls] == [("done", ""), ("refused", "too_many_writes")]
+    assert engine.rows("reply_drafts") == []
+
+
 # ---- others who may run workflows in the namespace ----------------------------------------------------------------------
 
 

@@ -51,10 +51,10 @@ def delegation(name: str, **changes: object) -> Capability:
     return capability(name, **{**given, **changes})
 
 
-def reserve(ledger: Ledger, key: str, name: str, cents: int = 2500) -> str:
+def reserve(ledger: Ledger, key: str, name: str, cents: int = 2500, run: str = "run-1", **limits: int) -> str:
     intent = Intent(
         idempotency_key=key,
-        run_id="run-1",
+        run_id=run,
         workflow_id="wf-1",
         agent="support-triage",
         tool=TOOL,
@@ -65,6 +65,7 @@ def reserve(ledger: Ledger, key: str, name: str, cents: int = 2500) -> str:
         approvers=(),
         strategy="native_key",
         capability=name,
+        **limits,
     )
     return ledger.reserve(intent, [run_scope("run-1")], lambda _: None).state
 
@@ -180,3 +181,28 @@ def test_a_delegation_s_ceiling_holds_for_all_of_its_writes(ledger: Ledger) -> N
     with pytest.raises(ToolRefusal) as caught:
         reserve(ledger, "rk_1", "cap_1")
     assert caught.value.reason == "capability_revoked"
+
+
+def test_writes_are_counted_by_run_and_by_agent(ledger: Ledger) -> None:
+    """What may have happened counts, a retry doesn't count twice, and what was released makes room."""
+    for key in ("rk_1", "rk_1", "rk_2"):
+        assert reserve(ledger, key, "", per_run=2) == "reserved"
+    with pytest.raises(ToolRefusal, match="the 2 writes that it may make") as caught:
+        reserve(ledger, "rk_3", "", per_run=2)
+    assert caught.value.reason == "too_many_writes"
+    with pytest.raises(ToolRefusal, match="the 2 writes of 24 hours"):
+        reserve(ledger, "rk_3", "", run="run-2", per_run=2, per_agent_and_day=2)
+    assert reserve(ledger, "rk_3", "", run="run-2", per_run=2, per_agent_and_day=3) == "reserved"
+    ledger.settle("rk_1", "released", "unavailable")
+    assert reserve(ledger, "rk_4", "", per_run=2) == "reserved"
+
+
+def test_of_writes_that_come_together_no_more_than_the_limit_get_through(ledger: Ledger) -> None:
+    def one(n: int) -> bool:
+        try:
+            return reserve(ledger, f"rk_{n}", "", run=f"run-{n}", per_agent_and_day=3) == "reserved"
+        except ToolRefusal:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(one, range(12))) == 3

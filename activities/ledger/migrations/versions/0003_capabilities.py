@@ -1,4 +1,4 @@
-"""Capabilities, and the one under which each effect was reserved."""
+"""Capabilities, and the one under which each effect was reserved; and what an agent wrote lately."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -35,9 +35,11 @@ def upgrade() -> None:
     op.create_index("capabilities_by_subject", "capabilities", ["subject", "agent", "kind"])
     with op.batch_alter_table("effects") as effects:
         effects.add_column(sa.Column("capability", sa.String(64), nullable=False, server_default=""))
+    op.create_index("effects_by_agent", "effects", ["agent", "reserved_at"])
 
 
 def downgrade() -> None:
+    op.drop_index("effects_by_agent", "effects")
     with op.batch_alter_table("effects") as effects:
         effects.drop_column("capability")
     op.drop_table("capabilities")
