@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
+from activities.failures import ledger_needed
 from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
@@ -76,13 +76,12 @@ class AuthorityActivities:
     async def admit(self, admission: Admission) -> Capsule:
         """Check the request and pin everything that the run depends on. A refusal fails the run with one sentence."""
         try:
-            capsule = await self._capsule(admission)
-            if capsule.capability:
-                await asyncio.to_thread(self._capabilities.mint_reads, capsule, capsule.capability, self._ids(capsule))
+            with ledger_needed():
+                capsule = await self._capsule(admission)
+                if capsule.capability:
+                    await asyncio.to_thread(self._capabilities.mint_reads, capsule, capsule.capability, self._ids(capsule))
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        except SQLAlchemyError as e:
-            raise _no_ledger(e) from None
         self._runs.admitted(capsule)
         return capsule
 
@@ -90,7 +89,8 @@ class AuthorityActivities:
     async def mint_capability(self, call: MintCapability) -> Minted:
         """Mint the run's capability for its reads anew, or one for a single write, which is checked as it will be beside it."""
         try:
-            return await asyncio.to_thread(self._mint, call, str(activity.info().workflow_id))
+            with ledger_needed():  # no ledger, no capability, and so no write
+                return await asyncio.to_thread(self._mint, call, str(activity.info().workflow_id))
         except ToolRefusal as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         except ApprovalNeeded:
@@ -99,8 +99,6 @@ class AuthorityActivities:
             raise ApplicationError(e.message, type=e.code) from None  # retried: it comes back
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        except SQLAlchemyError as e:
-            raise _no_ledger(e) from None
 
     def _mint(self, call: MintCapability, workflow_id: str) -> Minted:
         if call.write:
@@ -200,8 +198,3 @@ class AuthorityActivities:
                 raise InvalidInput(f"Agent `{agent.name}` has no model for `{config.provider}` in its route.")
             prices.check(choice)
         return Route(models=models)
-
-
-def _no_ledger(error: SQLAlchemyError) -> ApplicationError:
-    # Tried again: no ledger, no capability, and so no write.
-    return ApplicationError(f"The ledger can't be reached: {type(error).__name__}.", type="ledger_unavailable")

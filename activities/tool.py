@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 
-from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.capabilities import Capabilities
+from activities.failures import ledger_needed
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
@@ -57,15 +57,17 @@ class ToolActivities:
         except ToolRefusal as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
-        total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
-        recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
-        if call.admitted and call.write:
+        with ledger_needed():
+            total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
+            recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
+            if not call.admitted or not call.write:
+                return recorded
             capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
             mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
             # What needs people, or is refused, gets none here.
             with contextlib.suppress(ToolRefusal, ApprovalNeeded):
                 minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
-                return recorded.model_copy(update={"minted": minted})
+                recorded = recorded.model_copy(update={"minted": minted})
         return recorded
 
     @activity.defn(name="read_tool")
@@ -93,19 +95,7 @@ class ToolActivities:
         async with beating():
             attempt = activity.info().attempt
             try:
-                capsule = await self._runs.capsule(call.capsule)
-                people = await self._people() if call.edits else Directory()
-                proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
-                context = self._context(proposal)
-                spec, args = proposal.spec, proposal.arguments
-                effect = await self._reserve(proposal, context)
-                if effect.state == "done":
-                    told = _told(call, effect.outcome)
-                    return self._done(call.capsule, call.slot, call.call_id, spec.name, told, attempt)
-                if effect.state == "failed":
-                    return _failed(effect, attempt)
-                # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
-                outcome = await _uncut(Sending(self._ledger, spec, args, context, effect).perform())
+                outcome = await self._execute(call, attempt)
             except ApprovalNeeded as e:
                 return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
             except KillSwitchEngaged as e:
@@ -114,24 +104,35 @@ class ToolActivities:
                 return ToolOutcome(status="indeterminate", reason=e.code, content=e.message, attempt=attempt)
             except RemitError as e:
                 return _refused(e, attempt)
-            except SQLAlchemyError as e:
-                # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
-                raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, outcome), attempt)
+        return outcome
+
+    async def _execute(self, call: ExecuteTool, attempt: int) -> ToolOutcome:
+        with ledger_needed():  # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
+            capsule = await self._runs.capsule(call.capsule)
+            people = await self._people() if call.edits else Directory()
+            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+            spec, context = proposal.spec, self._context(proposal)
+            effect = await self._reserve(proposal, context)
+            if effect.state == "failed":
+                return _failed(effect, attempt)
+            content = effect.outcome
+            if effect.state != "done":
+                # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
+                content = await _uncut(Sending(self._ledger, spec, proposal.arguments, context, effect).perform())
+        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), attempt)
 
     @activity.defn(name="give_up")
     async def give_up(self, call: ExecuteTool) -> ToolOutcome:
         """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat."""
         capsule = await self._runs.capsule(call.capsule)
         try:
-            people = await self._people() if call.edits else Directory()
-            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
-            await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
-            effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
+            with ledger_needed():
+                people = await self._people() if call.edits else Directory()
+                proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+                await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
+                effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        except SQLAlchemyError as e:
-            raise ApplicationError(f"The ledger can't be reached: {type(e).__name__}.", type="ledger_unavailable") from None
         if effect.state == "failed":
             return _failed(effect, 1)
         spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
@@ -186,6 +187,12 @@ class ToolActivities:
         return None
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
+        """G1: whether the run's capability covers this.
+
+        Raises:
+            ToolRefusal: it doesn't.
+            ApplicationError: the ledger, which knows, is away.
+        """
         check = partial(
             self._capabilities.check_read,
             call.capability,
@@ -199,7 +206,8 @@ class ToolActivities:
         if self._capabilities.fresh(call.capability):
             check()
         else:
-            await asyncio.to_thread(check)
+            with ledger_needed():
+                await asyncio.to_thread(check)
 
     def _context(self, proposal: Proposal) -> ToolContext:
         return ToolContext(

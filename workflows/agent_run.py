@@ -157,18 +157,6 @@ class AgentRun:
 
     # ---- 1. admit -----------------------------------------------------------------------------------------------
 
-    async def _meet(self) -> None:
-        """Ask the directory for those who decide and weren't known when the run was admitted: they logged in since."""
-        while True:
-            await workflow.wait_condition(lambda: bool(self._strangers))
-            asked = tuple(sorted({*self._strangers}))
-            try:
-                found = await ports.read_people(ReadPeople(kids=asked), summary="who decides")
-            except Exception:  # whatever it was, a handler waits for an answer: they stay strangers, and are refused
-                found = Directory()
-            self._state.people = self._state.directory.joined(found)
-            self._strangers = [kid for kid in self._strangers if kid not in asked]
-
     async def _admit(self) -> None:
         state, start = self._state, self._state.start
         state.capsule = await ports.admit(
@@ -298,6 +286,18 @@ class AgentRun:
                 timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}, {then}"[:190],
             )
         return approvals[name].status != "pending"
+
+    async def _meet(self) -> None:
+        """Ask the directory for those who decide and weren't known when the run was admitted: they logged in since."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self._strangers))
+            asked = tuple(sorted({*self._strangers}))
+            try:
+                found = await ports.read_people(ReadPeople(kids=asked), summary="who decides")
+            except Exception:  # whatever it was, a handler waits for an answer: they stay strangers, and are refused
+                found = Directory()
+            self._state.people = self._state.directory.joined(found)
+            self._strangers = [kid for kid in self._strangers if kid not in asked]
 
     # ---- 5. act -------------------------------------------------------------------------------------------------
 
