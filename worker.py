@@ -5,8 +5,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
 
 import structlog
@@ -14,7 +15,6 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
@@ -29,49 +29,23 @@ from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
-from remit.apps import PACKAGE, assemble
+from remit.apps import assemble
 from remit.connection import connect
+from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
 from remit.keyring import RootKeys
 from remit.oidc import service_token
+from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["PURE", "ensure_search_attributes", "main", "renewing", "runner", "working"]
-
-# Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
-# `agent_run` must keep its checks.
-PURE = (
-    PACKAGE,
-    "policies",
-    "tools",
-    "workflows.action",
-    "workflows.inbox",
-    "workflows.keys",
-    "workflows.messages",
-    "workflows.options",
-    "workflows.ports",
-    "workflows.state",
-    "workflows.turn",
-    "workflows.view",
-    "cedarpy",
-    "cryptography",
-    "joserfc",
-    "pydantic",
-    "pydantic_core",
-    "rfc8785",
-)
-
+__all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
-
-
-def runner() -> SandboxedWorkflowRunner:
-    """The sandbox that workflow code runs and is replayed in."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
+CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
 
 
 def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
@@ -142,6 +116,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             records.write_kill,
         ],
         workflow_runner=runner(),
+        deployment_config=worker_version(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
     )
 
@@ -183,12 +158,67 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(name, stop.set)
     if not settings.oidc and settings.env != "production":
         log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
-    async with working(client, settings, ledger), renewing(client, settings, seconds):
-        log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
-        await stop.wait()
-        log.info("draining", seconds=settings.shutdown_seconds)
-    ledger.close()
-    telemetry.flush()
+    with contextlib.ExitStack() as deadline:
+        async with working(client, settings, ledger), renewing(client, settings, seconds), _introduced(client, settings):
+            address = client.service_client.config.target_host
+            log.info("working", address=address, task_queue=settings.task_queue, version=build_id(settings))
+            await stop.wait()
+            log.info("draining", seconds=settings.shutdown_seconds)
+            deadline.enter_context(_cut_off(settings.shutdown_seconds + CUT_OFF_SECONDS))
+        ledger.close()
+        telemetry.flush()
+
+
+@contextmanager
+def _cut_off(seconds: float) -> Generator[None]:
+    """End the process with 0 if the block takes longer, whatever still runs.
+
+    A write that hangs isn't lost by this: to the ledger and the next worker it is one whose worker died (G2, G8). It must be a
+    thread's timer, for what hangs may be the event loop.
+    """
+
+    def end() -> None:
+        structlog.get_logger("remit.worker").warning("handing over what is still running", seconds=seconds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@asynccontextmanager
+async def _introduced(client: Client, settings: Settings) -> AsyncGenerator[None]:
+    """The first version of a deployment becomes current by itself, or plain starts would wait for ever; later ones must wait.
+
+    A failure of this is said in the log only: the worker can do what it is pinned to all the same.
+    """
+
+    async def introduce() -> None:
+        log, build = structlog.get_logger("remit.worker"), build_id(settings)
+        deployment = Deployment(client, settings.deployment_name)
+        try:
+            if await deployment.appear(build):
+                versions = await deployment.versions()
+                if build not in {v.build_id for v in versions if v.status in ("current", "ramping")}:
+                    log.warning("this version gets no new runs; `remit deploy` sends them to it", version=build)
+            else:
+                await deployment.make_current(build)
+                log.info("current, as the first version of its deployment", deployment=deployment.name, version=build)
+        except RemitError as e:
+            log.warning("whether this version gets new runs is unknown; see `remit deploy`", version=build, reason=e.message)
+
+    task = asyncio.create_task(introduce()) if settings.deployment_name else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
 
 
 @asynccontextmanager

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        deployment: the Worker Deployment of these workers, by default named like the task queue; `none` for unversioned workers.
+        build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
         capability_seconds: how long a capability lives.
         provider: `openai` or `anthropic`; by default the one whose key is set.
@@ -49,6 +51,8 @@ class Settings(BaseSettings):
     home: Path = Path(".remit")
     env: Literal["dev", "production"] = "dev"
     task_queue: str = "remit"
+    deployment: str = Field(default="", max_length=200)
+    build_id: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]{0,100}$")
     ledger_url: str = ""
     business: Path | None = None
     root_keys: Path | None = None
@@ -109,6 +113,20 @@ class Settings(BaseSettings):
             roles_claim=self.oidc_roles_claim,
             roles=self.oidc_roles,
         )
+
+    @property
+    def deployment_name(self) -> str:
+        """The Worker Deployment; nothing for unversioned workers.
+
+        Raises:
+            InvalidInput: Temporal takes no such name.
+        """
+        name = self.deployment or self.task_queue
+        if name == "none":
+            return ""
+        if "." in name or ":" in name:
+            raise InvalidInput(f"`{name}` can't name a Worker Deployment, for it has `.` or `:` in it; set `REMIT_DEPLOYMENT`.")
+        return name
 
     @property
     def ledger(self) -> str:
