@@ -7,13 +7,13 @@ import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
 from temporalio.client import (
     Client,
     RPCTimeoutOrCancelledError,
-    WorkflowExecution,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -43,7 +43,10 @@ from workflows.messages import (
 )
 from workflows.state import OPEN
 
-__all__ = ["RUN_STATUSES", "Remit", "RunFailed", "RunRow"]
+if TYPE_CHECKING:
+    from workflows.agent_run import AgentRun
+
+__all__ = ["RUN_STATUSES", "NoWorker", "Remit", "RunFailed", "RunRow"]
 
 ANSWER_SECONDS = 10.0
 _NO_WORKER = "No worker answers for run `{}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
@@ -76,6 +79,10 @@ class RunFailed(RemitError):
     """The run failed; the message is the run's own sentence."""
 
     code = "run_failed"
+
+
+class NoWorker(Unavailable):
+    """No worker answered for the run."""
 
 
 class RunRow(Frozen):
@@ -170,11 +177,50 @@ class Remit:
 
     async def status(self, workflow_id: str) -> RunSummary:
         """The run as its own query `status` shows it; an open run needs a worker for that."""
-        with _answers(workflow_id):
-            try:
+        try:
+            with _answers(workflow_id):
                 return await self.handle(workflow_id).query("status", result_type=RunSummary, rpc_timeout=ANSWER)
-            except WorkflowQueryFailedError as e:
-                raise RunFailed(str(e)) from None
+        except WorkflowQueryFailedError as e:
+            raise RunFailed(str(e)) from None
+        except NoWorker as e:
+            run = await self._recorded(workflow_id, e)
+        try:
+            return run.status()
+        except ApplicationError as e:
+            raise RunFailed(e.message) from None
+
+    async def _recorded(self, workflow_id: str, error: NoWorker) -> "AgentRun":
+        """A closed run from its history, by today's code: a query goes to its version's workers, which may be gone for good.
+
+        Raises:
+            Unavailable: it is open, or today's code can't read it.
+        """
+        from remit.apps import assemble
+        from remit.history import state
+        from remit.settings import load
+        from tools import registry
+        from tools.builtin import CATALOG
+
+        found = await self.describe(workflow_id)
+        build = found.raw_description.workflow_execution_info.versioning_info.deployment_version.build_id
+        if found.status == WorkflowExecutionStatus.RUNNING:
+            if not build:
+                raise error
+            raise Unavailable(
+                f"Run `{workflow_id}` is pinned to version `{build}`, of which no worker answers. Start one, or let today's "
+                f"code take it over with `remit deploy --move {build}`. Nothing is lost."
+            )
+        if registry.current() is CATALOG:  # nobody has installed an app's
+            registry.install(assemble(load()).catalog)
+        with _answers(workflow_id):
+            history = await self.handle(workflow_id).fetch_history()
+        try:
+            return await state(history, self.client.data_converter)
+        except InvalidInput as e:
+            raise Unavailable(
+                f"Run `{workflow_id}` has closed, and no worker of its version `{build}` answers. {e.message} "
+                "Start such a worker to look at it."
+            ) from None
 
     async def seen(self, workflow_id: str) -> RunSummary:
         """`status`, and what Temporal alone knows: that the run was terminated or timed out, which it never noticed."""
@@ -195,15 +241,23 @@ class Remit:
 
     async def transcript(self, workflow_id: str) -> list[str]:
         """Every message of the run, as JSON text."""
+        recorded: AgentRun | None = None
         texts: list[str] = []
-        with _answers(workflow_id):
-            while True:
-                page = await self.handle(workflow_id).query(
-                    "transcript", len(texts), result_type=TranscriptPage, rpc_timeout=ANSWER
-                )
-                texts += page.messages
-                if len(texts) >= page.total or not page.messages:
-                    return texts
+        while True:
+            try:
+                with _answers(workflow_id):
+                    page = await self._page(workflow_id, len(texts), recorded)
+            except NoWorker as e:
+                recorded = await self._recorded(workflow_id, e)
+                continue
+            texts += page.messages
+            if len(texts) >= page.total or not page.messages:
+                return texts
+
+    async def _page(self, workflow_id: str, since: int, recorded: "AgentRun | None") -> TranscriptPage:
+        if recorded:
+            return recorded.transcript(since)
+        return await self.handle(workflow_id).query("transcript", since, result_type=TranscriptPage, rpc_timeout=ANSWER)
 
     async def approval(self, workflow_id: str, approval_id: str | None) -> tuple[RunSummary, Approval]:
         """The approval called `approval_id`, or the only pending one.
@@ -272,7 +326,7 @@ class Remit:
             f"See `remit show {workflow_id}`."
         )
 
-    async def describe(self, workflow_id: str) -> WorkflowExecution:
+    async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
         with _answers(workflow_id):
             return await self.handle(workflow_id).describe()
 
@@ -315,14 +369,14 @@ def _answers(workflow_id: str) -> Generator[None]:
         yield
     except RPCTimeoutOrCancelledError:
         # What an update raises instead of an RPC error when no worker takes it up in time.
-        raise Unavailable(_NO_WORKER.format(workflow_id)) from None
+        raise NoWorker(_NO_WORKER.format(workflow_id)) from None
     except RPCError as e:
         if e.status == RPCStatusCode.NOT_FOUND and "already completed" in e.message:
             raise InvalidInput(f"Run `{workflow_id}` has closed already; `remit show {workflow_id}` says how.") from None
         if e.status == RPCStatusCode.NOT_FOUND:
             raise NotFound(f"There is no run `{workflow_id}`; `remit runs` lists them.") from None
         if e.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION):
-            raise Unavailable(_NO_WORKER.format(workflow_id)) from None
+            raise NoWorker(_NO_WORKER.format(workflow_id)) from None
         if e.status == RPCStatusCode.UNAVAILABLE:
             raise Unavailable("The Temporal server doesn't answer; nothing is lost. Try again once it is back.") from None
         raise Unavailable(f"The Temporal server refused: {' '.join(e.message.split())[:300]}") from None

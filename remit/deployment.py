@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.common.v1 import WorkflowExecution
@@ -23,13 +23,15 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import WorkerDeploymentConfig
 
 from policies.errors import InvalidInput, NotFound, Unavailable
 from policies.models import Frozen
 from remit import __version__
 from remit.settings import ROOT, Settings
 from workflows.messages import AGENT_RUN
+
+if TYPE_CHECKING:
+    from temporalio.worker import WorkerDeploymentConfig
 
 __all__ = ["Deployment", "Version", "VersionStatus", "build_id", "worker_version"]
 
@@ -65,8 +67,10 @@ def _content(root: Path, folder: str, pattern: str) -> list[bytes]:
     return [f"{f.relative_to(root).as_posix()}\0{f.stat().st_size}\0".encode() + f.read_bytes() for f in files]
 
 
-def worker_version(settings: Settings) -> WorkerDeploymentConfig:
+def worker_version(settings: Settings) -> "WorkerDeploymentConfig":
     """What a worker tells the server of its version: `AgentRun` is pinned to it."""
+    from temporalio.worker import WorkerDeploymentConfig
+
     name = settings.deployment_name
     version = WorkerDeploymentVersion(deployment_name=name or settings.task_queue, build_id=build_id(settings))
     # Not on `AgentRun` itself: the server refuses a behavior of a workflow whose worker is unversioned.

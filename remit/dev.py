@@ -1,4 +1,4 @@
-"""`remit dev`: the embedded engine in the foreground, kept in `.remit/`."""
+"""`remit dev`: the embedded engine in the foreground, kept in `.remit/`. The newest code is always the current version."""
 
 import asyncio
 import fcntl
@@ -7,16 +7,24 @@ import os
 import signal
 from typing import IO
 
+from temporalio.client import Client
+from temporalio.service import RPCError
+
 from activities.ledger.store import Ledger
-from policies.errors import InvalidInput
-from remit.apps import assemble
+from policies.errors import InvalidInput, RemitError
+from remit.apps import Parts, assemble
 from remit.connection import dev_state
+from remit.deploy import move_runs
+from remit.deployment import Deployment, build_id
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.issuer import DevIssuer
 from remit.settings import ROOT, Settings
+from tools import registry
 from tools.connectors import sandbox
 
 __all__ = ["prepare", "serve"]
+
+STOP_SECONDS = 10  # what a worker has beyond its own deadline, before it is killed
 
 
 def prepare(settings: Settings) -> IO[str]:
@@ -66,9 +74,11 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
     state = settings.home / "dev.json"
     server = TemporalServer(settings.home, port=port, ui_port=ui_port)
     worker: WorkerProcess | None = None
+    settling: asyncio.Task[None] | None = None
     try:
-        await server.ready()
+        client = await server.ready()
         worker = WorkerProcess(settings.home, server.address)
+        settling = asyncio.create_task(_settle(client, settings, parts))
         state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
         _welcome(settings, server)
         while not stop.is_set():
@@ -82,12 +92,39 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
                 if not worker.running:
                     print(f"The worker ended ({worker.last_words()}); starting another.", flush=True)
                     worker = WorkerProcess(settings.home, server.address)
+                    settling.cancel()
+                    settling = asyncio.create_task(_settle(client, settings, parts))
     finally:
         state.unlink(missing_ok=True)
+        if settling:
+            settling.cancel()
         if worker:
-            worker.stop()
+            worker.stop(settings.shutdown_seconds + STOP_SECONDS)
         server.stop()
         lock.close()
+
+
+async def _settle(client: Client, settings: Settings, parts: Parts) -> None:
+    """Send new runs to the code that the worker has just started with, and let it take over what earlier code began.
+
+    There is no other worker here: without this, an edit of a tool would leave the open runs waiting for ever.
+    """
+    if not settings.deployment_name:
+        return
+    deployment, build = Deployment(client, settings.deployment_name), build_id(settings)
+    try:
+        await deployment.appear(build)
+        await deployment.make_current(build)
+        registry.install(parts.catalog)
+        for version in await deployment.counted():
+            if version.build_id != build and version.open_runs:
+                for run in await move_runs(client, deployment, version.build_id, build):
+                    if run.moved:
+                        print(f"Run {run.workflow_id}, which other code began, goes on with today's.", flush=True)
+                    else:
+                        print(f"Run {run.workflow_id} waits for version {version.build_id}: {run.reason}.", flush=True)
+    except (RemitError, RPCError) as e:
+        print(f"Whether version {build} gets runs is unknown ({e.message}); see `remit deploy`.", flush=True)
 
 
 def _welcome(settings: Settings, server: TemporalServer) -> None:

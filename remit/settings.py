@@ -25,7 +25,7 @@ class Settings(BaseSettings):
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
-        deployment: the Worker Deployment of these workers, by default named like the task queue; `none` for unversioned workers.
+        deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
         build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
         capability_seconds: how long a capability lives.

@@ -1,6 +1,7 @@
 """Makes the histories that `test_replay.py` replays: `python -m tests.replay.record`. Only real runs, never written by hand.
 
-Each release has a folder of its own, which is left alone once it is released. Record again only when a scenario is added. A history that today's code can't replay is what the test is there to find: then
+Each release has a folder of its own, which is left alone once it is released. Record again only when a scenario is added. A
+history that today's code can't replay is what the test is there to find: then
 the code needs `workflow.patched`, not the history a new recording.
 """
 
