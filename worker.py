@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 import structlog
@@ -158,27 +158,25 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(name, stop.set)
     if not settings.oidc and settings.env != "production":
         log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
-    with contextlib.ExitStack() as deadline:
-        async with working(client, settings, ledger), renewing(client, settings, seconds), _introduced(client, settings):
-            address = client.service_client.config.target_host
-            log.info("working", address=address, task_queue=settings.task_queue, version=build_id(settings))
-            await stop.wait()
-            log.info("draining", seconds=settings.shutdown_seconds)
-            deadline.enter_context(_cut_off(settings.shutdown_seconds + CUT_OFF_SECONDS))
-        ledger.close()
-        telemetry.flush()
+    async with working(client, settings, ledger), renewing(client, settings, seconds), _introduced(client, settings):
+        address = client.service_client.config.target_host
+        log.info("working", address=address, task_queue=settings.task_queue, version=build_id(settings))
+        await stop.wait()
+        log.info("draining", seconds=settings.shutdown_seconds)
+        _cut_off(settings.shutdown_seconds + CUT_OFF_SECONDS)
+    ledger.close()
+    telemetry.flush()
 
 
-@contextmanager
-def _cut_off(seconds: float) -> Generator[None]:
-    """End the process with 0 if the block takes longer, whatever still runs.
+def _cut_off(seconds: float) -> None:
+    """End the process with 0 in so many seconds, whatever still runs then.
 
     A write that hangs isn't lost by this: to the ledger and the next worker it is one whose worker died (G2, G8). It must be a
-    thread's timer, for what hangs may be the event loop.
+    thread's timer, for what hangs may be the event loop, or a thread that the interpreter waits for at its end.
     """
 
     def end() -> None:
-        structlog.get_logger("remit.worker").warning("handing over what is still running", seconds=seconds)
+        structlog.get_logger("remit.worker").warning("handing over what is still running", after_seconds=seconds)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -186,30 +184,20 @@ def _cut_off(seconds: float) -> Generator[None]:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @asynccontextmanager
 async def _introduced(client: Client, settings: Settings) -> AsyncGenerator[None]:
-    """The first version of a deployment becomes current by itself, or plain starts would wait for ever; later ones must wait.
-
-    A failure of this is said in the log only: the worker can do what it is pinned to all the same.
-    """
+    """Make this version known, and say whether it gets new runs. A failure is said in the log only: pinned runs go on."""
 
     async def introduce() -> None:
         log, build = structlog.get_logger("remit.worker"), build_id(settings)
-        deployment = Deployment(client, settings.deployment_name)
         try:
-            if await deployment.appear(build):
-                versions = await deployment.versions()
-                if build not in {v.build_id for v in versions if v.status in ("current", "ramping")}:
-                    log.warning("this version gets no new runs; `remit deploy` sends them to it", version=build)
+            status = await Deployment(client, settings.deployment_name).introduce(build)
+            if status in ("current", "ramping"):
+                log.info("this version gets new runs", version=build, status=status)
             else:
-                await deployment.make_current(build)
-                log.info("current, as the first version of its deployment", deployment=deployment.name, version=build)
+                log.warning("this version gets no new runs; `remit deploy` sends them to it", version=build, status=status)
         except RemitError as e:
             log.warning("whether this version gets new runs is unknown; see `remit deploy`", version=build, reason=e.message)
 

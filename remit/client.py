@@ -104,6 +104,7 @@ class Remit:
     def __init__(self, client: Client, task_queue: str = "remit") -> None:
         self.client = client
         self._queue = task_queue
+        self._read: dict[str, AgentRun] = {}
 
     async def start(
         self,
@@ -195,6 +196,8 @@ class Remit:
         Raises:
             Unavailable: it is open, or today's code can't read it.
         """
+        if workflow_id in self._read:
+            return self._read[workflow_id]
         from remit.apps import assemble
         from remit.history import state
         from remit.settings import load
@@ -215,7 +218,8 @@ class Remit:
         with _answers(workflow_id):
             history = await self.handle(workflow_id).fetch_history()
         try:
-            return await state(history, self.client.data_converter)
+            run = self._read[workflow_id] = await state(history, self.client.data_converter)
+            return run
         except InvalidInput as e:
             raise Unavailable(
                 f"Run `{workflow_id}` has closed, and no worker of its version `{build}` answers. {e.message} "
@@ -241,23 +245,21 @@ class Remit:
 
     async def transcript(self, workflow_id: str) -> list[str]:
         """Every message of the run, as JSON text."""
-        recorded: AgentRun | None = None
         texts: list[str] = []
         while True:
-            try:
-                with _answers(workflow_id):
-                    page = await self._page(workflow_id, len(texts), recorded)
-            except NoWorker as e:
-                recorded = await self._recorded(workflow_id, e)
-                continue
+            page = await self._page(workflow_id, len(texts))
             texts += page.messages
             if len(texts) >= page.total or not page.messages:
                 return texts
 
-    async def _page(self, workflow_id: str, since: int, recorded: "AgentRun | None") -> TranscriptPage:
-        if recorded:
-            return recorded.transcript(since)
-        return await self.handle(workflow_id).query("transcript", since, result_type=TranscriptPage, rpc_timeout=ANSWER)
+    async def _page(self, workflow_id: str, since: int) -> TranscriptPage:
+        if run := self._read.get(workflow_id):
+            return run.transcript(since)
+        try:
+            with _answers(workflow_id):
+                return await self.handle(workflow_id).query("transcript", since, result_type=TranscriptPage, rpc_timeout=ANSWER)
+        except NoWorker as e:
+            return (await self._recorded(workflow_id, e)).transcript(since)
 
     async def approval(self, workflow_id: str, approval_id: str | None) -> tuple[RunSummary, Approval]:
         """The approval called `approval_id`, or the only pending one.

@@ -44,7 +44,7 @@ _STATUS: dict[int, VersionStatus] = {
 }
 # What a run's commands also depend on: with another Cedar or another pydantic, the same code may decide otherwise.
 DECIDING = ("temporalio", "cedarpy", "pydantic", "joserfc", "rfc8785")
-APPEAR_SECONDS = 20
+INTRODUCE_SECONDS = 60
 
 
 def build_id(settings: Settings) -> str:
@@ -161,21 +161,31 @@ class Deployment:
                 )
             )
 
-    async def appear(self, build: str) -> bool:
-        """Wait until the server knows the version, whose worker has just started, and say whether any is current.
+    async def introduce(self, build: str, *, always: bool = False) -> VersionStatus:
+        """Wait until the server knows the version, whose worker has just started. The first of a deployment becomes current.
+
+        Without a current version, plain starts would wait for ever. Later versions must be asked for, unless `always`.
 
         Raises:
-            Unavailable: it didn't appear.
+            Unavailable: it didn't appear, or the server was too busy to make it current.
+            InvalidInput: the server refuses to make it current.
         """
-        found: list[Version] = []
+        error = Unavailable(f"The Temporal server hasn't seen a worker of version `{build}` yet.")
         try:
-            async with asyncio.timeout(APPEAR_SECONDS):
-                while build not in {v.build_id for v in found}:
+            async with asyncio.timeout(INTRODUCE_SECONDS):
+                while True:
+                    try:
+                        found: dict[str, VersionStatus] = {v.build_id: v.status for v in await self.versions()}
+                        if build in found and ("current" in found.values() and not always):
+                            return found[build]
+                        if build in found:
+                            await self.make_current(build)
+                            return "current"
+                    except Unavailable as e:  # it allows few changes at a time, and says so when a fleet restarts
+                        error = e
                     await asyncio.sleep(0.1)
-                    found = await self.versions()
         except TimeoutError:
-            raise Unavailable(f"The Temporal server hasn't seen a worker of version `{build}` yet.") from None
-        return any(v.status == "current" for v in found)
+            raise error from None
 
     async def move(self, workflow_id: str, run_id: str, build: str) -> None:
         """Pin an open run to another version, until it ends. Only for a run whose history that version's code replays.

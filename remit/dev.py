@@ -79,11 +79,12 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
         client = await server.ready()
         worker = WorkerProcess(settings.home, server.address)
         settling = asyncio.create_task(_settle(client, settings, parts))
-        state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
-        _welcome(settings, server)
         while not stop.is_set():
+            if settling.done() and not state.exists():
+                state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
+                _welcome(settings, server)
             try:
-                await asyncio.wait_for(stop.wait(), 1)
+                await asyncio.wait_for(stop.wait(), 1 if state.exists() else 0.1)
             except TimeoutError:
                 if not server.running:
                     raise InvalidInput(f"The Temporal server ended: {server.last_words()}") from None
@@ -113,8 +114,7 @@ async def _settle(client: Client, settings: Settings, parts: Parts) -> None:
         return
     deployment, build = Deployment(client, settings.deployment_name), build_id(settings)
     try:
-        await deployment.appear(build)
-        await deployment.make_current(build)
+        await deployment.introduce(build, always=True)
         registry.install(parts.catalog)
         for version in await deployment.counted():
             if version.build_id != build and version.open_runs:

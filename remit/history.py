@@ -110,7 +110,7 @@ class _Watch(Interceptor):
 async def judge(history: WorkflowHistory, converter: DataConverter) -> Verdict:
     """Replay `history` with today's code in the worker's sandbox. Install the catalog of the worker's app before."""
     watch = _Watch()
-    verdict = Verdict(workflow_id=history.workflow_id, run_id=history.run_id, events=len(history.events), ok=True)
+    verdict = _verdict(history)
     try:
         failure = await _replay(history, converter, watch, runner())
     except InvalidInput as e:
@@ -118,6 +118,13 @@ async def judge(history: WorkflowHistory, converter: DataConverter) -> Verdict:
     if failure is None:
         return verdict
     return verdict.model_copy(update={"ok": False, **_explained(failure, history.events, watch.asked)})
+
+
+def _verdict(history: WorkflowHistory) -> Verdict:
+    events = history.events
+    # Not `history.run_id`, which needs a start as first event; what isn't a whole history has none.
+    run_id = events[0].workflow_execution_started_event_attributes.original_execution_run_id if events else ""
+    return Verdict(workflow_id=history.workflow_id, run_id=run_id, events=len(events), ok=True)
 
 
 async def state(history: WorkflowHistory, converter: DataConverter) -> AgentRun:
@@ -129,8 +136,7 @@ async def state(history: WorkflowHistory, converter: DataConverter) -> AgentRun:
     watch = _Watch()
     failure = await _replay(history, converter, watch, UnsandboxedWorkflowRunner())
     if failure is not None:
-        found = Verdict(workflow_id=history.workflow_id, run_id=history.run_id, events=0, ok=False)
-        why = found.model_copy(update=_explained(failure, history.events, watch.asked)).sentence
+        why = _verdict(history).model_copy(update=_explained(failure, history.events, watch.asked)).sentence
         raise InvalidInput(f"Today's code can't read it: {why}.")
     if watch.run is None:
         raise InvalidInput("No worker ever took it up.")
