@@ -34,7 +34,7 @@ __all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "OpenCall", "OpenTurn", "RunStat
 
 OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "paused")
 MAX_REFUSED = 20
-PAGE_BYTES = 1_000_000
+PAGE_BYTES = 400_000
 ARCHIVE_BYTES = 256_000
 """A transcript shorter than this goes on in the state of the next history, and needs no storage."""
 MAX_IDENTICAL = 2_000
@@ -215,7 +215,7 @@ class RunState(BaseModel):
         self.start = self.start.model_copy(update={"script": None})
 
     def page(self, since: int) -> TranscriptPage:
-        """The transcript from message `since` on, up to about a megabyte of it; where the rest is, for what lies in storage."""
+        """The transcript from message `since` on, up to `PAGE_BYTES` of it; where the rest is, for what lies in storage."""
         chosen: list[str] = []
         size = 0
         for text in self.messages[max(0, since - self.offset) :]:

@@ -18,6 +18,7 @@ from remit.client import Remit
 from remit.connection import CONVERTER
 from remit.embedded import temporal_binary
 from tests.engine import Engine, call, final, turn
+from tests.long import run_long
 from tests.workflow.conftest import SetLimits
 from worker import runner
 from workflows.agent_run import AgentRun
@@ -27,13 +28,18 @@ READS = [turn(call("search_kb", query=f"zzz{n}")) for n in range(14)]
 REFUND = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
 
 
-@pytest.fixture
-async def rolling(home: Path) -> AsyncGenerator[Engine]:
-    """An engine on a server that suggests to continue as new after forty events."""
-    suggest = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
-    environment = await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
+async def small_histories(events: int) -> WorkflowEnvironment:
+    """A server that suggests to continue as new after so many events."""
+    suggest = ["--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={events}"]
+    return await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
         dev_server_existing_path=temporal_binary(), dev_server_extra_args=suggest, data_converter=CONVERTER
     )
+
+
+@pytest.fixture
+async def rolling(home: Path) -> AsyncGenerator[Engine]:
+    """An engine on a server whose histories are full after forty events."""
+    environment = await small_histories(40)
     async with environment, Engine(environment.client, home) as found:
         yield found
 
@@ -211,3 +217,16 @@ async def test_a_kill_between_two_histories_counts(rolling: Engine) -> None:
     done = await rolling.closed(run.id)
     assert (done.status, [(c.tool, c.status) for c in done.calls]) == ("killed", [("draft_reply", "done")])
     assert rolling.rows("refunds") == []
+
+
+async def test_a_marathon_is_linear(home: Path) -> None:
+    """Each history of a long run weighs the same a step, the last as the first; the run reads as one; all of it replays."""
+    async with await small_histories(400) as environment:
+        found = await run_long(environment.client, home, 180)
+    assert (found.outcome, found.calls) == ("completed", 180)
+    assert found.messages == 1 + 2 * 180 + 1 + (found.model_calls - 181)  # the task, turns, the answer, summaries
+    assert found.model_calls > 181
+    full = found.histories[:-1]
+    assert len(full) >= 3
+    first, *later = [h.bytes / h.steps for h in full]
+    assert max(later) < 1.2 * first
