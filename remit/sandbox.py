@@ -21,6 +21,7 @@ PURE = (
     "workflows.state",
     "workflows.turn",
     "workflows.view",
+    "workflows.window",
     "cedarpy",
     "cryptography",
     "joserfc",

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
         home: where the embedded parts keep their files.
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
+        storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
         deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
         build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     build_id: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]{0,100}$")
     ledger_url: str = ""
     business: Path | None = None
+    storage: str = ""
     root_keys: Path | None = None
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
@@ -135,6 +137,10 @@ class Settings(BaseSettings):
     @property
     def business_path(self) -> Path:
         return self.business or self.home / "business.db"
+
+    @property
+    def storage_place(self) -> str:
+        return self.storage or str((self.home / "storage").absolute())
 
     @property
     def root_keys_path(self) -> Path:
