@@ -45,6 +45,10 @@ def test_deploy_knows_other_deployments_and_none(dev: DevEngine) -> None:
     assert "These workers are unversioned (`REMIT_DEPLOYMENT=none`)" in unversioned.remit("deploy", code=1).err
     other = Console(ROOT, {**dev.console.env, "REMIT_DEPLOYMENT": "other"})
     assert "Deployment `other` has no versions: no versioned worker has polled yet." in other.remit("deploy", code=1).err
+    elsewhere = Console(ROOT, {**dev.console.env, "REMIT_BUILD_ID": "other"})
+    assert elsewhere.remit("deploy", "--move", build_id(Settings()), code=1).err == (
+        "remit: The code here is version `other`, of which no worker has polled. Move runs with the code that they move to.\n"
+    )
     odd = Console(ROOT, {**dev.console.env, "REMIT_TASK_QUEUE": "a.b"})
     assert "`a.b` can't name a Worker Deployment" in odd.remit("deploy", code=1).err
 
@@ -65,7 +69,7 @@ def test_dev_takes_over_the_runs_that_other_code_began(tmp_path: Path) -> None:
         assert "Run parked, which other code began, goes on with today's." in second.log.read_text()
         versions = second.console.remit("deploy", "--json").json["versions"]
         assert [(v["build_id"], v["open_runs"]) for v in versions] == [("two", 1), ("one", 0)]
-        second.console.remit("approve", "parked", "--as", "ana")
+        second.console.sh("until remit inbox | grep -q parked; do sleep 0.1; done; remit approve parked --as ana")
     finally:
         assert second.stop() == 0
 
