@@ -15,7 +15,7 @@ from temporalio.common import RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from policies import budgets
-from policies.approvals import Approval
+from policies.approvals import Approval, ApprovalRequest
 from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
 from policies.identity import Directory
@@ -153,7 +153,7 @@ class AgentRun:
             while True:
                 if state.turn:
                     turn, calls = self._reopened(state.turn)
-                elif self._full():
+                elif state.full:
                     return await self._roll()
                 else:
                     message, turn, calls = await self._decide()
@@ -313,13 +313,13 @@ class AgentRun:
         for step in self._capsule.approval_rules.escalation:
             if request.requested_at + step.after_seconds <= (state.approvals[name].escalated_at or 0):
                 continue
-            if await self._decided(name, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"):
+            if await self._decided(
+                call, request, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"
+            ):
                 break
             state.escalate(name, self._capsule.approval_rules, self._now())
             self._publish()
-        if not await self._decided(name, request.expires_at, "then it expires"):
-            if self._now() < request.expires_at:
-                raise Parked(call)
+        if not await self._decided(call, request, request.expires_at, "then it expires"):
             state.settle(name, "expired")
         state.judged.pop(name, None)
         self._check()
@@ -332,16 +332,21 @@ class AgentRun:
             raise ToolRefusal("approval_expired", "Nobody approved this in time.")
         return approval
 
-    async def _decided(self, name: str, until: int, then: str) -> bool:
-        """Wait until somebody has decided on the approval `name`, until that time, or until this history is full."""
-        approvals = self._state.approvals
-        request = approvals[name].request
+    async def _decided(self, call: Call, request: ApprovalRequest, until: int, then: str) -> bool:
+        """Wait until somebody has decided on `request`, or until that time.
+
+        Raises:
+            Parked: this history is full before that.
+        """
+        approvals, name = self._state.approvals, request.approval_id
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: approvals[name].status != "pending" or self._full(),
+                lambda: approvals[name].status != "pending" or self._state.full,
                 timeout=timedelta(seconds=max(0, until - self._now())),
                 timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}, {then}"[:190],
             )
+        if approvals[name].status == "pending" and self._now() < until:
+            raise Parked(call)
         return approvals[name].status != "pending"
 
     async def _meet(self) -> None:
@@ -611,6 +616,7 @@ class AgentRun:
     async def on_signal(self, name: str, args: Sequence[RawValue]) -> None:
         if self._invalid:
             return
+        self._state.heard(args)
         try:
             if name == "kill":
                 request = inbox.parse(KillSignal, args)
@@ -625,6 +631,7 @@ class AgentRun:
 
     @workflow.update(dynamic=True, description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints.')
     async def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
+        self._state.heard(args)
         try:
             approval = await self._count(self._decide_request(name, args))
         except ApprovalRefused as e:
@@ -681,10 +688,6 @@ class AgentRun:
     @workflow.query
     def capsule(self) -> Capsule:
         return self._capsule
-
-    def _full(self) -> bool:
-        """Whether this history should end soon, and the run go on in a new one."""
-        return workflow.info().is_continue_as_new_suggested()
 
     # ---- small helpers ------------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
-"""The state of a run and its transitions: all that survives a continue-as-new. Pure; knows nothing of Temporal."""
+"""The state of a run and its transitions: all that survives a continue-as-new. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+from temporalio.common import RawValue
 
 from policies.approvals import Approval
 from policies.bundle import ApprovalRules, ContextRules, explain
@@ -37,6 +38,12 @@ MAX_REFUSED = 20
 PAGE_BYTES = 400_000
 ARCHIVE_BYTES = 256_000
 """A transcript shorter than this goes on in the state of the next history, and needs no storage."""
+HISTORY_EVENTS = 6_000
+HISTORY_BYTES = 2_000_000
+"""A history that holds so many events, or so much text, is full; Temporal ends a run at 51,200 events or 50 MB. Open runs
+depend on both: another value is another behaviour on replay."""
+MESSAGE_EVENTS = 8  # a model call is six; a write with its facts, capability and approval some sixteen; a fast read two
+SIGNAL_EVENTS = 5  # an update, each in a workflow task of its own; a signal is fewer
 MAX_IDENTICAL = 2_000
 MAX_NONCES = 1_000
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
@@ -132,6 +139,8 @@ class RunState(BaseModel):
     context_tokens: int = 0
     stopped_by: str = ""
     summary: str = ""
+    _events: int = PrivateAttr(default=0)  # of this history only
+    _bytes: int = PrivateAttr(default=0)
 
     @classmethod
     def of(cls, args: Sequence[object], *, continued: bool) -> "RunState":
@@ -158,6 +167,24 @@ class RunState(BaseModel):
         text = message.model_dump_json()
         self.messages.append(text)
         self.head = chain(self.head, text)
+        self._spend(MESSAGE_EVENTS, len(text))
+
+    def heard(self, args: Sequence[RawValue]) -> None:
+        """A signal or an update came, whatever is in it."""
+        self._spend(SIGNAL_EVENTS, sum(len(a.payload.data) for a in args))
+
+    def _spend(self, events: int, size: int) -> None:
+        self._events += events
+        self._bytes += size
+
+    @property
+    def full(self) -> bool:
+        """Whether this history should end soon, and the run go on in a new one: by our own count.
+
+        The server's own hint differs on replay: while a local activity outlasts a workflow task, the run is told the hint of
+        that task, and on replay the hint of a later one.
+        """
+        return self._events >= HISTORY_EVENTS or self._bytes >= HISTORY_BYTES
 
     def began(self, rules: ContextRules, input_tokens: int) -> None:
         """A turn is about to start; the model call that made it took `input_tokens`."""
