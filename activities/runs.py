@@ -2,15 +2,22 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 
 from policies.canonical import chain
 from workflows.messages import Capsule, Message, ScriptTurn, TranscriptPage
 from workflows.state import parse_message
 
 __all__ = ["Runs"]
+
+T = TypeVar("T")
+PATIENCE = (timedelta(seconds=4), timedelta(seconds=8), timedelta(seconds=16), timedelta(seconds=16))
+"""For each try of a query: one that went to a frozen worker is never answered, and the next goes to another."""
 
 
 @dataclass
@@ -70,7 +77,7 @@ class Runs:
         run = self._run(digest)
         capsule = run.capsule
         if capsule is None:
-            capsule = await _self().query("capsule", result_type=Capsule)
+            capsule = await _ask("capsule", Capsule)
             if capsule.digest != digest:
                 raise ApplicationError("The run's capsule isn't the one that this call names.", type="capsule_mismatch")
             run.capsule = capsule
@@ -95,7 +102,7 @@ class Runs:
     async def _fetch(self, run: _Run, since: int, cursor: int) -> None:
         run.cut(since)
         while True:
-            page = await _self().query("transcript", len(run.texts), result_type=TranscriptPage)
+            page = await _ask("transcript", TranscriptPage, len(run.texts))
             if page.since == 0:
                 run.script, run.started = page.script, True
             for text in page.messages:
@@ -104,7 +111,15 @@ class Runs:
                 return run.cut(cursor)
 
 
-def _self():
+async def _ask(name: str, kind: type[T], *args: int) -> T:
+    """The answer of the activity's own workflow to a query."""
     info = activity.info()
     assert info.workflow_id
-    return activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    for patience in PATIENCE[:-1]:
+        try:
+            return await workflow.query(name, args=args, result_type=kind, rpc_timeout=patience)
+        except RPCError as e:
+            if e.status not in (RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED):
+                raise
+    return await workflow.query(name, args=args, result_type=kind, rpc_timeout=PATIENCE[-1])
