@@ -495,7 +495,9 @@ class AgentRun:
         self._closing = True
         for approval in state.pending:
             state.settle(approval.request.approval_id, "cancelled")
-        if not self._halted and (error := plan.exception()):
+        # Also asked of a halted plan, whose end means nothing, or it would be logged as never looked at.
+        error = None if plan.cancelled() else plan.exception()
+        if error and not self._halted:
             self._fail(error)
         self._publish()
         await workflow.wait_condition(workflow.all_handlers_finished)
