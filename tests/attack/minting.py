@@ -46,7 +46,7 @@ async def _mint_and_write(
     recorded = {"facts": facts, "subject_sum_cents": 0}
     mint = {"capsule": capsule, "write": write, "recorded": recorded}
     [minted] = await a.direct(KIND, [("mint_capability", mint)], capsule=capsule, session=session)
-    reads = (capsule.get("capability") or {}).get("id", "")
+    reads = capsule["capability"]["id"]
     name = minted.get("id", reads)
     [answer] = await a.direct(KIND, [("execute_tool", {**write, "capability": name})], capsule=capsule, session=session)
     return answer
