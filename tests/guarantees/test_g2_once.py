@@ -13,12 +13,12 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from signal import SIGKILL
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import pytest
 from temporalio.client import Client
@@ -35,8 +35,9 @@ from tools import registry
 from tools.builtin import CATALOG
 from tools.connectors import sandbox
 from worker import ensure_search_attributes
-from workflows.messages import RunSummary
+from workflows.messages import RunResult, RunSummary
 
+T = TypeVar("T")
 Database = Literal["sqlite", "postgresql"]
 DATABASES: tuple[Database, ...] = ("sqlite", "postgresql")
 State = Literal["done", "failed", "released", "indeterminate"]
@@ -207,9 +208,9 @@ class Theatre:
         try:
             for point in cell.points:
                 if cell.how == "frozen":
-                    await begin(point, mark).freeze(self.ledger)
+                    await sooner(begin(point, mark).freeze(self.ledger), remit.result(run.id))
                 else:
-                    found.exits.append(await begin(point).ended())
+                    found.exits.append(await sooner(begin(point).ended(), remit.result(run.id)))
             if cell.how == "killed":
                 # The row is there before the next worker, as `write_kill` would have it.
                 assert run.first_execution_run_id
@@ -249,6 +250,18 @@ class Theatre:
 
         found = await asyncio.gather(*(one(i, cell) for i, cell in enumerate(CELLS)))
         return {cell.id: outcome for cell, outcome in zip(CELLS, found, strict=True)}
+
+
+async def sooner(reached: Coroutine[Any, Any, T], closed: Coroutine[Any, Any, RunResult]) -> T:
+    """What comes of `reached`; if the run closes before, the worker never came to its point, and nobody waits for it."""
+    point, end = asyncio.ensure_future(reached), asyncio.ensure_future(closed)
+    try:
+        await asyncio.wait((point, end), return_when=asyncio.FIRST_COMPLETED)
+        assert point.done(), f"the run ended before its worker did: {end.result()}"
+        return point.result()
+    finally:
+        point.cancel()
+        end.cancel()
 
 
 async def status(remit: Remit, workflow_id: str) -> RunSummary:
