@@ -132,7 +132,7 @@ class ToolActivities:
                 await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
                 effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
         except RemitError as e:
-            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+            raise ApplicationError(e.message, type=e.code, non_retryable=not isinstance(e, Unavailable)) from None
         if effect.state == "failed":
             return _failed(effect, 1)
         spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
@@ -175,7 +175,7 @@ class ToolActivities:
                 raise
             raise ApplicationError(e.message, type="directory_unavailable") from None
 
-    def _uncovered(self, proposal: Proposal) -> ToolRefusal | None:
+    def _uncovered(self, proposal: Proposal) -> Exception | None:
         """G1: why the call's capability doesn't cover exactly this action; None when it does."""
         capsule = proposal.capsule
         try:
@@ -184,6 +184,8 @@ class ToolActivities:
             )
         except ToolRefusal as e:
             return e
+        except Unavailable as e:  # this worker stood still: another attempt asks again, and the ledger says if it is done
+            return e if last_attempt() else ApplicationError(e.message, type=e.code)
         return None
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:

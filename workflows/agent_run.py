@@ -586,7 +586,9 @@ class AgentRun:
         if state.turn:  # it was to go on in a new history, and was killed before
             turn, calls = self._reopened(state.turn)
             self._observe(turn, calls, state.turn.done)
-        if not self._halted and (error := plan.exception()):
+        # Also asked of a halted plan, whose end means nothing, or it would be logged as never looked at.
+        error = None if plan.cancelled() else plan.exception()
+        if error and not self._halted:
             self._fail(error)
         self._publish()
         await workflow.wait_condition(workflow.all_handlers_finished)

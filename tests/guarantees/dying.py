@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from multiprocessing.context import ForkServerContext
@@ -20,12 +21,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 import worker
 from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
+from activities.ledger.tables import control
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.identity import Directory
@@ -44,12 +47,13 @@ class DyingWorker:
 
     Args:
         point: `METHOD:before` or `METHOD:after` of a ledger's or a connector's method, where it ends; "" for nowhere.
-        frozen: it is stopped there by SIGSTOP instead, and makes this file first.
+        frozen: it waits there instead, and makes this file: then `freeze` stops it.
     """
 
     def __init__(self, settings: Settings, address: str, log: Path, point: str = "", frozen: Path | None = None) -> None:
         # Of what comes along, only plain values: the settings hold nothing secret in these tests.
         plain = settings.model_dump(mode="json", exclude_none=True)
+        self._frozen = frozen
         self._process: BaseProcess = _nursery().Process(target=_work, args=(plain, address, log, point, frozen), daemon=True)
         self._process.start()
 
@@ -63,15 +67,42 @@ class DyingWorker:
             await asyncio.sleep(0.05)
         return self._process.exitcode
 
+    async def freeze(self, ledger: Ledger) -> None:
+        """Stop it by SIGSTOP once it waits at its point."""
+        assert self._process.pid
+        assert self._frozen
+        while not self._frozen.exists():
+            assert self._process.exitcode is None
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(_stop, self._process.pid, ledger)
+
     def thaw(self) -> None:
         """Let it go on where it was stopped, and ask it to end when what it does is done."""
         assert self._process.pid
+        assert self._frozen
+        self._frozen.unlink()
         os.kill(self._process.pid, signal.SIGTERM)
         os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()
         self._process.join(20)
+
+
+def _stop(pid: int, ledger: Ledger) -> None:
+    """Stop the process while nobody else writes to the ledger: nobody could any more, if it were stopped while it does."""
+    with ledger.begin() as connection:
+        connection.execute(sa.select(control.c.epoch).with_for_update())
+        os.kill(pid, signal.SIGSTOP)
+        # Each thread stops by itself. Where there is no /proc, a moment is not worth more.
+        while not all(_stopped(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat")):
+            time.sleep(0.01)
+
+
+def _stopped(stat: Path) -> bool:
+    with contextlib.suppress(OSError):  # a thread that has ended since
+        return stat.read_text().rpartition(")")[2].split()[0] in "TtZX"
+    return True
 
 
 @functools.cache
@@ -125,13 +156,16 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
     os.dup2(out, 1)
     os.dup2(out, 2)
 
+    reached = threading.Event()
+
     def hit() -> None:
         if frozen is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        elif not frozen.exists():
-            time.sleep(0.5)  # another thread may be writing to SQLite: nobody could, while it is frozen
+        elif not reached.is_set():  # another thread may come here while the first one waits
+            reached.set()
             frozen.touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            while frozen.exists():
+                time.sleep(0.01)
 
     class Doomed(ToolActivities):
         def __init__(
@@ -153,7 +187,10 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
     if point:
         options["max_cached_workflows"] = 0  # else a run waits for the worker that had it last, though it is dead
     if frozen:
-        options["max_concurrent_activities"] = 1  # its connection stays open: with room, it would get the next attempts, too
+        # Its connections stay open, so the server hands its polls what comes next: with room, the next attempts, too, and
+        # to each of five polls a workflow task, which times out after ten seconds.
+        options["max_concurrent_activities"] = 1
+        options["max_concurrent_workflow_task_polls"] = 1
     worker.Worker = functools.partial(Worker, **options)  # type: ignore[assignment,misc]
     asyncio.run(_serve(Settings.model_validate(settings), address))
     os._exit(0)  # the SDK's threads can abort a normal interpreter exit (sdk-python#300)
