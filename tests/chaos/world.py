@@ -37,6 +37,7 @@ class World:
     """
 
     def __init__(self, plan: Plan, home: Path, postgres: PostgresServer) -> None:
+        home.mkdir(exist_ok=True)
         app = home / "courier"
         shutil.copytree(ROOT / "tests" / "apps" / "courier", app)
         self.plan = plan
@@ -118,7 +119,7 @@ class World:
     # ---- blows --------------------------------------------------------------------------------------------------
 
     async def strike_all(self, flood: Callable[[Blow], Coroutine[None, None, None]]) -> None:
-        """Let all blows fall, as far apart as planned, and wait until what they broke is up again. Floods are people's business.
+        """Let all blows fall, as far apart as planned, and wait until what they broke is up again. Floods are people's work.
 
         The next one waits until the workers are up that aren't frozen. So on a machine that is busy, blows come more slowly, as
         everything does: a process that is only about to start proves nothing, and a write has no more than four attempts.
@@ -166,9 +167,11 @@ class World:
 
     async def _restart_database(self, blow: Blow) -> None:
         async with self._one_database:
-            await asyncio.to_thread(self._postgres.halt, hard=blow.hard)
-            await asyncio.sleep(blow.seconds)
-            self._postgres.start()  # not in a thread: it ends with the thread that started it
+            try:
+                await asyncio.to_thread(self._postgres.halt, hard=blow.hard)
+                await asyncio.sleep(blow.seconds)
+            finally:
+                self._postgres.start()  # not in a thread: it ends with the thread that started it
             self.database_restarts += 1
 
 
