@@ -21,7 +21,7 @@ __all__ = ["People"]
 T = TypeVar("T")
 AWAY = (Unavailable, RunFailed, RPCError, RuntimeError)
 """What a client hears while workers or the server are away, or a busy worker takes a starved query for a deadlock."""
-LOOK_SECONDS = 0.3
+LOOK_SECONDS = 0.5
 JUNK = 40
 
 

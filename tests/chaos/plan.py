@@ -43,8 +43,8 @@ class Form:
 
 
 SMALL = Form("small", 14, 12, 2, 4, 1, 1, 0, 2, patience=120)
-SHORT = Form("short", 60, 36, 3, 14, 2, 2, 2, 6, patience=120)
-LONG = Form("long", 480, 840, 3, 190, 22, 12, 20, 60, patience=300)
+SHORT = Form("short", 50, 32, 3, 12, 2, 2, 2, 6, patience=120)
+LONG = Form("long", 480, 780, 3, 206, 22, 12, 20, 60, patience=300)
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,16 @@ def make(form: Form, seed: int) -> Plan:
     chosen = [kind for kind, _ in KINDS][: form.runs]
     chosen += [rng.choice(kinds) for _ in range(form.runs - len(chosen))]
     rng.shuffle(chosen)
-    until = form.seconds * 0.75
-    jobs = [
-        replace(kind(i, rng), starts=rng.uniform(0, until), kill_after=rng.uniform(0.1, 2.5)) for i, kind in enumerate(chosen)
-    ]
+    jobs = [replace(kind(i, rng), kill_after=rng.uniform(0.1, 2.5)) for i, kind in enumerate(chosen)]
+    # What needs people starts early, so that the inbox is full when they come.
+    jobs = [replace(job, starts=form.seconds * rng.uniform(0, 0.3 if job.decisions else 0.75)) for job in jobs]
     befallen = [i for i, job in enumerate(jobs) if job.agent in _OPERATIONS]
     for i in rng.sample(befallen, min(len(befallen), form.runs // 5)):
         jobs[i] = replace(jobs[i], fault=(*_OPERATIONS[jobs[i].agent](jobs[i]), rng.choice(FAULTS)))
     return Plan(
         seed=seed,
         form=form,
-        doors=form.seconds * 0.25,
+        doors=form.seconds * 0.35,
         jobs=tuple(sorted(jobs, key=lambda j: j.starts)),
         blows=tuple(sorted(_blows(form, rng), key=lambda b: b.at)),
         business=_business(form.runs),
