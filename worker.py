@@ -147,6 +147,8 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         ],
         workflow_runner=runner(),
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+        # The SDK would hold heartbeats back for 0.8 of their timeout: a worker that is busy for a moment would count as dead.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
     )
 
 

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
-from activities.failures import ledger_needed
+from activities.failures import ledger_awaited, ledger_needed
 from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
@@ -90,7 +91,8 @@ class AuthorityActivities:
         """Mint the run's capability for its reads anew, or one for a single write, which is checked as it will be beside it."""
         try:
             with ledger_needed():  # no ledger, no capability, and so no write
-                return await asyncio.to_thread(self._mint, call, str(activity.info().workflow_id))
+                mint = partial(self._mint, call, str(activity.info().workflow_id))
+                return await ledger_awaited(partial(asyncio.to_thread, mint))
         except ToolRefusal as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         except ApprovalNeeded:

@@ -10,7 +10,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.capabilities import Capabilities
-from activities.failures import ledger_needed
+from activities.failures import ledger_awaited, ledger_needed
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
@@ -22,7 +22,16 @@ from policies.identity import Directory
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
-from workflows.messages import ExecuteTool, MintCapability, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
+from workflows.messages import (
+    Capsule,
+    ExecuteTool,
+    MintCapability,
+    ReadFacts,
+    ReadTool,
+    RecordedFacts,
+    ToolMessage,
+    ToolOutcome,
+)
 
 __all__ = ["ToolActivities"]
 
@@ -58,16 +67,20 @@ class ToolActivities:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
         with ledger_needed():
-            total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
-            recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
-            if not call.admitted or not call.write:
-                return recorded
-            capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
-            mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
-            # What needs people, or is refused, gets none here.
-            with contextlib.suppress(ToolRefusal, ApprovalNeeded):
-                minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
-                recorded = recorded.model_copy(update={"minted": minted})
+            return await ledger_awaited(partial(self._recorded, call, spec, facts))
+
+    async def _recorded(self, call: ReadFacts, spec: ToolSpec, facts: ResourceFacts) -> RecordedFacts:
+        """The facts with what the ledger says, and with a capability if the write needs nobody's approval."""
+        total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
+        recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
+        if not call.admitted or not call.write:
+            return recorded
+        capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
+        mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
+        # What needs people, or is refused, gets none here.
+        with contextlib.suppress(ToolRefusal, ApprovalNeeded):
+            minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
+            recorded = recorded.model_copy(update={"minted": minted})
         return recorded
 
     @activity.defn(name="read_tool")
@@ -109,10 +122,8 @@ class ToolActivities:
     async def _execute(self, call: ExecuteTool, attempt: int) -> ToolOutcome:
         with ledger_needed():  # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
             capsule = await self._runs.capsule(call.capsule)
-            people = await self._people() if call.edits else Directory()
-            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+            proposal, effect = await ledger_awaited(partial(self._reserved, capsule, call))
             spec, context = proposal.spec, self._context(proposal)
-            effect = await self._reserve(proposal, context)
             if effect.state == "failed":
                 return _failed(effect, attempt)
             content = effect.outcome
@@ -142,8 +153,13 @@ class ToolActivities:
             return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
         return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), 1)
 
+    async def _reserved(self, capsule: Capsule, call: ExecuteTool) -> tuple[Proposal, Effect]:
+        """The write as it is now, and the ledger's answer, with everything that it rests on judged again in its transaction."""
+        people = await self._people() if call.edits else Directory()
+        proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+        return proposal, await self._reserve(proposal, self._context(proposal))
+
     async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
-        """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
         checked: tuple[ResourceFacts, int] | Exception
         try:
             facts = await self._facts(proposal.spec, proposal.arguments, context)
@@ -209,7 +225,7 @@ class ToolActivities:
             check()
         else:
             with ledger_needed():
-                await asyncio.to_thread(check)
+                await ledger_awaited(partial(asyncio.to_thread, check))
 
     def _context(self, proposal: Proposal) -> ToolContext:
         return ToolContext(

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,18 +49,34 @@ class DyingWorker:
     Args:
         point: `METHOD:before` or `METHOD:after` of a ledger's or a connector's method, where it ends; "" for nowhere.
         frozen: it waits there instead, and makes this file: then `freeze` stops it.
+        sticky_seconds: how long a run waits for this worker, should it be dead, before another gets it.
     """
 
-    def __init__(self, settings: Settings, address: str, log: Path, point: str = "", frozen: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        address: str,
+        log: Path,
+        point: str = "",
+        frozen: Path | None = None,
+        sticky_seconds: float | None = None,
+    ) -> None:
         # Of what comes along, only plain values: the settings hold nothing secret in these tests.
         plain = settings.model_dump(mode="json", exclude_none=True)
+        args = (plain, address, log, point, frozen, sticky_seconds)
+        self._log = log
         self._frozen = frozen
-        self._process: BaseProcess = _nursery().Process(target=_work, args=(plain, address, log, point, frozen), daemon=True)
+        self._process: BaseProcess = _nursery().Process(target=_work, args=args, daemon=True)
         self._process.start()
 
     @property
     def exit_code(self) -> int | None:
         return self._process.exitcode
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works: it has started, and hasn't ended."""
+        return self._process.exitcode is None and _mark(self._log, self._process.pid).exists()
 
     async def ended(self) -> int:
         """Wait for its end; negative for a signal."""
@@ -84,6 +101,17 @@ class DyingWorker:
         os.kill(self._process.pid, signal.SIGTERM)
         os.kill(self._process.pid, signal.SIGCONT)
 
+    def pause(self) -> None:
+        """Stop it wherever it is, until `wake`."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.exitcode is None and self._process.pid:
+            os.kill(self._process.pid, number)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.join(20)
@@ -103,6 +131,11 @@ def _stopped(stat: Path) -> bool:
     with contextlib.suppress(OSError):  # a thread that has ended since
         return stat.read_text().rpartition(")")[2].split()[0] in "TtZX"
     return True
+
+
+def _mark(log: Path, pid: int | None) -> Path:
+    """A file that the worker `pid` makes when it works."""
+    return log.with_suffix(f".{pid}.up")
 
 
 @functools.cache
@@ -149,7 +182,9 @@ class _Doomed:
                 self._hit()
 
 
-def _work(settings: Mapping[str, object], address: str, log: Path, point: str, frozen: Path | None) -> None:
+def _work(
+    settings: Mapping[str, object], address: str, log: Path, point: str, frozen: Path | None, sticky_seconds: float | None
+) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it ends with the test run, however that ends
     out = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -186,20 +221,23 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
     options: dict[str, Any] = {"build_id": "tests"}
     if point:
         options["max_cached_workflows"] = 0  # else a run waits for the worker that had it last, though it is dead
+    if sticky_seconds is not None:
+        options["sticky_queue_schedule_to_start_timeout"] = timedelta(seconds=sticky_seconds)
     if frozen:
         # Its connections stay open, so the server hands its polls what comes next: with room, the next attempts, too, and
         # to each of five polls a workflow task, which times out after ten seconds.
         options["max_concurrent_activities"] = 1
         options["max_concurrent_workflow_task_polls"] = 1
     worker.Worker = functools.partial(Worker, **options)  # type: ignore[assignment,misc]
-    asyncio.run(_serve(Settings.model_validate(settings), address))
+    asyncio.run(_serve(Settings.model_validate(settings), address, _mark(log, os.getpid())))
     os._exit(0)  # the SDK's threads can abort a normal interpreter exit (sdk-python#300)
 
 
-async def _serve(settings: Settings, address: str) -> None:
+async def _serve(settings: Settings, address: str, mark: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     client = await Client.connect(address, data_converter=CONVERTER)
     ledger = Ledger(settings.ledger)
     async with worker.working(client, settings, ledger):
+        await asyncio.to_thread(mark.touch)
         await stop.wait()
