@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
+from activities.gates import Gate
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
@@ -89,6 +90,13 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
     return found
 
 
+def _gates(settings: Settings) -> dict[str, Gate]:
+    return {
+        "openai": Gate("openai", concurrency=settings.openai_concurrency, per_minute=settings.openai_rpm),
+        "anthropic": Gate("anthropic", concurrency=settings.anthropic_concurrency, per_minute=settings.anthropic_rpm),
+    }
+
+
 @asynccontextmanager
 async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGenerator[Worker]:
     """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
@@ -107,9 +115,10 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    runs = Runs()
+    runs = Runs(settings.cached_runs)
     models = ModelConfig(
         provider=settings.model_provider,
+        fallbacks=settings.model_fallbacks,
         model=settings.model,
         strong_model=settings.model_strong,
         price=settings.declared_price,
@@ -124,7 +133,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     closing.callback(directory.close)
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
-    model = ModelActivities(runs, _providers(settings, closing), catalog)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
     records = RecordActivities(ledger)
     return Worker(
         client,
@@ -142,6 +151,10 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             records.write_kill,
         ],
         workflow_runner=runner(),
+        max_concurrent_activities=settings.activity_slots,
+        max_concurrent_workflow_tasks=settings.workflow_slots,
+        max_concurrent_local_activities=settings.local_activity_slots,
+        max_cached_workflows=settings.cached_runs,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
     )
 

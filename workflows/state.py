@@ -49,6 +49,7 @@ class RunState(BaseModel):
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
         deadline: Unix seconds at which the run's wall time is over.
+        fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -80,6 +81,8 @@ class RunState(BaseModel):
     deadline: int = 0
     stopped_by: str = ""
     summary: str = ""
+    fallbacks: int = 0
+    fell_back_from: str = ""
 
     @classmethod
     def of(cls, args: Sequence[object], *, continued: bool) -> "RunState":
@@ -200,6 +203,8 @@ class RunState(BaseModel):
             refused_total=self.refused_total,
             kill=self.kill,
             judged=self.judged,
+            fallbacks=self.fallbacks,
+            fell_back_from=self.fell_back_from,
         )
 
     def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:

@@ -114,6 +114,8 @@ def whole() -> RunState:
         deadline=NOW + 60,
         stopped_by="kill",
         summary="Stopped.",
+        fallbacks=1,
+        fell_back_from="openai: down",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
