@@ -124,9 +124,7 @@ async def test_slots_and_cache_are_the_settings(server: TemporalServer, home: Pa
     ledger = Ledger(settings.ledger)
     ledger.migrate()
     async with working(await server.ready(), settings, ledger) as worker:
-        found = worker.config()
+        found: dict[str, object] = {**worker.config()}
     ledger.close()
-    assert found.get("max_concurrent_activities") == 7
-    assert found.get("max_concurrent_workflow_tasks") == 8
-    assert found.get("max_concurrent_local_activities") == 9
-    assert found.get("max_cached_workflows") == 10
+    names = ["max_concurrent_activities", "max_concurrent_workflow_tasks", "max_concurrent_local_activities"]
+    assert [found[n] for n in [*names, "max_cached_workflows"]] == [7, 8, 9, 10]

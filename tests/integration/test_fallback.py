@@ -32,7 +32,7 @@ from workflows.messages import AssistantMessage, CallModel, Capsule, ModelTurn, 
 
 PATIENCE_SECONDS = 60
 OTHER: dict[ProviderName, ProviderName] = {"openai": "anthropic", "anthropic": "openai"}
-MODELS = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-5-5"}
+MODELS: dict[ProviderName, str] = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-5-5"}
 USAGE = TokenUsage(input_tokens=1200, output_tokens=80)
 
 
