@@ -11,6 +11,7 @@ from policies.identity import Directory
 from workflows import options
 from workflows.messages import (
     Admission,
+    Archive,
     CallModel,
     Capsule,
     ExecuteTool,
@@ -22,12 +23,14 @@ from workflows.messages import (
     ReadPeople,
     ReadTool,
     RecordedFacts,
+    Segment,
     ToolOutcome,
     WriteKill,
 )
 
 __all__ = [
     "admit",
+    "archive",
     "call_model",
     "execute_tool",
     "give_up",
@@ -52,6 +55,12 @@ class Shared(Protocol):
 async def admit(arg: Admission, *, summary: str) -> Capsule:
     return await workflow.execute_activity(
         "admit", arg, result_type=Capsule, summary=summary, priority=_share(), **options.ADMIT
+    )
+
+
+async def archive(arg: Archive, *, summary: str) -> Segment:
+    return await workflow.execute_activity(
+        "archive", arg, result_type=Segment, summary=summary, priority=_share(), **options.ARCHIVE
     )
 
 

@@ -20,6 +20,7 @@ from activities import prices
 from activities.gates import Gate
 from activities.model import ModelActivities
 from activities.runs import Runs
+from activities.storage import FolderStorage
 from policies.routing import ModelChoice, Price, Route
 from remit.client import RunFailed
 from remit.embedded import TemporalServer
@@ -212,7 +213,7 @@ class Attempt:
         self.gates = {name: Gate(name, concurrency=1, patience_s=0.05) for name in MODELS}
 
     async def at(self, attempt: int, without: Literal["", "openai", "anthropic"] = "") -> ModelTurn:
-        runs = Runs()
+        runs = Runs(FolderStorage(Path("no-such-folder")))
         runs.admitted(self.capsule)
         reached = {name: provider for name, provider in self.providers.items() if name != without}
         model = ModelActivities(runs, reached, CATALOG, self.gates)
