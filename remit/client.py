@@ -45,6 +45,7 @@ from workflows.messages import (
     StoredSegment,
     TranscriptPage,
 )
+from workflows.options import share
 from workflows.state import OPEN
 
 __all__ = ["RUN_STATUSES", "Remit", "RunFailed", "RunRow"]
@@ -134,6 +135,7 @@ class Remit:
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                     static_summary=_summary(agent, inputs, requester),
                     static_details=HELP,
+                    priority=share(agent),
                     request_eager_start=False,
                 )
             except WorkflowAlreadyStartedError:

@@ -41,6 +41,11 @@ class Settings(BaseSettings):
         login_hours: how long after a login its key may sign.
         temporal_auth: `oidc` for a Temporal server that wants a token of the client-credentials grant.
         temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
+        fallback: whether a model call may go to the other provider that there is a key for, when the route's first is down.
+        openai_concurrency, anthropic_concurrency: model calls that one worker has in flight there; None is no limit.
+        openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
+        activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
+        cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
@@ -59,6 +64,15 @@ class Settings(BaseSettings):
     provider: Literal["", "openai", "anthropic"] = ""
     model: str = ""
     model_strong: str = ""
+    fallback: Literal["on", "off"] = "on"
+    openai_concurrency: int | None = Field(default=None, ge=1)
+    openai_rpm: int | None = Field(default=None, ge=1)
+    anthropic_concurrency: int | None = Field(default=None, ge=1)
+    anthropic_rpm: int | None = Field(default=None, ge=1)
+    activity_slots: int = Field(default=100, ge=1)
+    workflow_slots: int = Field(default=100, ge=2)
+    local_activity_slots: int = Field(default=100, ge=1)
+    cached_runs: int = Field(default=2000, ge=1)
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)
     connector_billing: Literal["sandbox", "stripe"] = "sandbox"
@@ -131,13 +145,20 @@ class Settings(BaseSettings):
     @property
     def model_provider(self) -> str:
         """The provider to use, or nothing when there is no key. A compatible server on a base URL may need none."""
-        if self.provider:
-            return self.provider
-        if self.openai_api_key or self.openai_base_url:
-            return "openai"
-        if self.anthropic_api_key or self.anthropic_base_url:
-            return "anthropic"
-        return ""
+        return self.provider or next(iter(self._reachable), "")
+
+    @property
+    def model_fallbacks(self) -> tuple[str, ...]:
+        """The other providers that there are keys for, unless calls may not go there."""
+        return tuple(p for p in self._reachable if p != self.model_provider) if self.fallback == "on" else ()
+
+    @property
+    def _reachable(self) -> tuple[str, ...]:
+        found = {
+            "openai": self.openai_api_key or self.openai_base_url,
+            "anthropic": self.anthropic_api_key or self.anthropic_base_url,
+        }
+        return tuple(name for name, how in found.items() if how)
 
     @property
     def declared_price(self) -> Price | None:

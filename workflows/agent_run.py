@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.common import RawValue, SearchAttributeUpdate
+from temporalio.common import Priority, RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from policies import budgets
@@ -21,10 +21,11 @@ from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefus
 from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from tools import registry
-from workflows import inbox, ports
+from workflows import inbox, options, ports
 from workflows.inbox import DecideSignal, KillSignal
 from workflows.messages import (
     AGENT_RUN,
+    PROVIDER_BUSY,
     REMIT_AGENT,
     REMIT_AWAITING_APPROVAL,
     REMIT_COST_USD,
@@ -221,21 +222,28 @@ class AgentRun:
             return answer.message, turn, list(calls)
 
     async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
-        """One model call, charged."""
+        """One model call, charged. A provider that is at its limits is waited for; the run's wall time bounds that."""
         state, capsule = self._state, self._capsule
         budgets.check_model(state.usage, state.limits)
-        answer = await ports.call_model(
-            CallModel(
-                cursor=state.length,
-                transcript=state.head,
-                capsule=capsule.digest,
-                tier=state.tier,
-                step=state.step,
-                window=state.window,
-                summarise=summarise,
-            ),
-            summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
-        )
+        while True:
+            try:
+                answer = await ports.call_model(
+                    CallModel(
+                        cursor=state.length,
+                        transcript=state.head,
+                        capsule=capsule.digest,
+                        tier=state.tier,
+                        step=state.step,
+                        window=state.window,
+                        summarise=summarise,
+                    ),
+                    summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
+                )
+                break
+            except ActivityError as e:
+                if not isinstance(e.cause, ApplicationError) or e.cause.type != PROVIDER_BUSY:
+                    raise
+                self._check()
         self._check()
         self._charge(answer)
         return answer
@@ -268,6 +276,8 @@ class AgentRun:
     def _charge(self, answer: ModelTurn) -> None:
         state = self._state
         state.model = answer.model
+        if answer.fallback_from:
+            state.fallbacks, state.fell_back_from = state.fallbacks + 1, answer.fallback_from
         state.simulated = state.simulated or answer.usage.simulated
         state.usage = budgets.charge_model(
             state.usage,
@@ -707,6 +717,12 @@ class AgentRun:
 
     def _now(self) -> int:
         return int(workflow.now().timestamp())
+
+    @property
+    def share(self) -> Priority:
+        """Whose work this is, among all that waits for a worker."""
+        capsule = self._state.capsule
+        return options.share(self._state.start.agent, *((capsule.priority, capsule.weight) if capsule else ()))
 
     def _check(self) -> None:
         """After each await of the plan: a write that was cancelled may still have answered, and must not lead on."""

@@ -100,6 +100,7 @@ class RunState(BaseModel):
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
         deadline: Unix seconds at which the run's wall time is over.
+        fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         turn: the turn that an earlier history left open.
         starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
         context_tokens: input tokens of the latest model call, until the conversation is compacted.
@@ -139,6 +140,8 @@ class RunState(BaseModel):
     context_tokens: int = 0
     stopped_by: str = ""
     summary: str = ""
+    fallbacks: int = 0
+    fell_back_from: str = ""
     _events: int = PrivateAttr(default=0)  # of this history only
     _bytes: int = PrivateAttr(default=0)
 
@@ -342,6 +345,8 @@ class RunState(BaseModel):
             refused_total=self.refused_total,
             kill=self.kill,
             judged=self.judged,
+            fallbacks=self.fallbacks,
+            fell_back_from=self.fell_back_from,
             segments=tuple(self.segments),
         )
 

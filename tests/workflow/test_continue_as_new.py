@@ -42,7 +42,7 @@ async def rolling(small_histories: None, server: TemporalServer, home: Path) -> 
 
 
 async def test_a_long_run_is_one_run_to_everybody(rolling: Engine) -> None:
-    """Id, transcript, budgets and approvals carry over, and the refund happens once, under the id of the first segment."""
+    """Id, transcript, budgets, approvals and place in the queue carry over; the refund happens once, under the first id."""
     run = await rolling.start([*READS, REFUND, final()], ticket="T-1002")
     parked = await rolling.pending(run.id)
     assert parked.run_id == run.first_execution_run_id != (await run.describe()).run_id
@@ -52,6 +52,8 @@ async def test_a_long_run_is_one_run_to_everybody(rolling: Engine) -> None:
     said = [m for m in await rolling.messages(run.id) if isinstance(m, AssistantMessage)]
     assert (result.outcome, result.run_id, len(said)) == ("completed", run.first_execution_run_id, 16)
     assert [e.run_id for e in rolling.effects()] == [run.first_execution_run_id]
+    first = await anext(rolling.remit.handle(run.id).fetch_history_events())
+    assert first.workflow_execution_started_event_attributes.priority.fairness_key == "billing-resolution"
     assert len(rolling.rows("refunds")) == 1
 
 
