@@ -2,20 +2,28 @@
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, Plugin
 from temporalio.common import RawValue
 from temporalio.contrib.pydantic import PydanticPayloadConverter
-from temporalio.converter import DataConverter
+from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
+from remit.codec import EncryptingCodec
+from remit.codec_keys import CodecKeyFile
 from remit.settings import Settings
+from workflows.messages import ENCRYPTED, ENCRYPTION_KEY
 
-__all__ = ["CONVERTER", "Converter", "connect", "dev_state"]
+__all__ = ["CONVERTER", "Converter", "Unreadable", "connect", "converter", "dev_state"]
+
+
+class Unreadable(InvalidInput):
+    """A payload is encrypted, and nobody here can decrypt it."""
 
 
 class Converter(PydanticPayloadConverter):
@@ -26,7 +34,14 @@ class Converter(PydanticPayloadConverter):
     """
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
-        """One value for each payload. Raises, for typed ones, as the base does."""
+        """One value for each payload. Raises, for typed ones, as the base does.
+
+        Raises:
+            Unreadable: one is still encrypted. As a `RawValue` it may be had all the same: a signal must not stop its run.
+        """
+        for payload, hint in zip_longest(payloads, type_hints or []):
+            if payload is not None and hint is not RawValue and payload.metadata.get("encoding") == ENCRYPTED:
+                raise Unreadable(_unreadable(payload))
         if type_hints:
             return super().from_payloads(payloads, type_hints)
         return [self._value(payload) for payload in payloads]
@@ -38,8 +53,33 @@ class Converter(PydanticPayloadConverter):
             return RawValue(payload)
 
 
+def _unreadable(payload: Payload) -> str:
+    name = payload.metadata.get(ENCRYPTION_KEY, b"").decode("ascii", errors="replace")[:60]
+    return (
+        f"A payload is encrypted with codec key `{name}`, which isn't here; set `REMIT_CODEC=on`, and `REMIT_CODEC_KEYS` to the "
+        "file that the workers use."
+    )
+
+
 CONVERTER = DataConverter(payload_converter_class=Converter)
-"""What every client, worker and replayer of Remit uses."""
+"""What every client, worker and replayer of Remit uses when payloads aren't encrypted."""
+
+
+def converter(settings: Settings) -> DataConverter:
+    """What every client, worker and replayer of Remit uses.
+
+    Raises:
+        InvalidInput: payloads are to be encrypted, and there is no key that can be used.
+    """
+    if not settings.codec:
+        return CONVERTER
+    keys = CodecKeyFile(settings.codec_keys_path, env=settings.env)
+    keys()  # none in production: say so now, not to the first run
+    return DataConverter(
+        payload_converter_class=Converter,
+        payload_codec=EncryptingCodec(keys),
+        failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
+    )
 
 
 def dev_state(settings: Settings) -> dict[str, str]:
@@ -58,7 +98,7 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, to
         token: sent as bearer token with each call, instead of the profile's API key.
 
     Raises:
-        InvalidInput: the Temporal profile can't be read.
+        InvalidInput: the Temporal profile can't be read, or the codec's keys.
         Unavailable: no server answers; nothing was sent.
     """
     try:
@@ -69,8 +109,9 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, to
     config["target_host"] = address
     if token:
         config["api_key"] = token
+    data_converter = converter(settings)
     try:
-        return await Client.connect(**config, data_converter=CONVERTER, plugins=plugins or [])
+        return await Client.connect(**config, data_converter=data_converter, plugins=plugins or [])
     except (RuntimeError, RPCError, OSError, ValueError):
         raise Unavailable(
             f"No Temporal server answers at `{address}`; start one with `remit dev`, or set `TEMPORAL_ADDRESS`."

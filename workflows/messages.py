@@ -28,6 +28,8 @@ from policies.routing import Route
 
 __all__ = [
     "AGENT_RUN",
+    "ENCRYPTED",
+    "ENCRYPTION_KEY",
     "FINAL_ANSWER",
     "REMIT_AGENT",
     "REMIT_AWAITING_APPROVAL",
@@ -75,6 +77,10 @@ AGENT_RUN = "AgentRun"
 FINAL_ANSWER = "final_answer"
 """The tool with which a model ends a run; offered to every agent, and carried out by the workflow itself."""
 TASK_QUEUE = "remit"
+ENCRYPTED = b"binary/remit-encrypted"
+"""The `encoding` of a payload that the codec encrypted; one that still has it when it is read couldn't be decrypted."""
+ENCRYPTION_KEY = "encryption-key-id"
+"""The metadata that names its key."""
 
 REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
 REMIT_STATUS = SearchAttributeKey.for_keyword("RemitStatus")
