@@ -67,7 +67,8 @@ class EncryptingCodec(PayloadCodec):
         if cipher is None:
             if keys.awaited(name):
                 raise KeyAwaited(
-                    f"A payload is encrypted with codec key `{name}`, which isn't here yet; bring the file of codec keys up to date."
+                    f"A payload is encrypted with codec key `{name}`, which isn't here yet; "
+                    "bring the file of codec keys up to date."
                 )
             return payload
         nonce, sealed = payload.data[:NONCE_BYTES], payload.data[NONCE_BYTES:]

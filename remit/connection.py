@@ -56,8 +56,8 @@ class Converter(PydanticPayloadConverter):
 def _unreadable(payload: Payload) -> str:
     name = payload.metadata.get(ENCRYPTION_KEY, b"").decode("ascii", errors="replace")[:60]
     return (
-        f"A payload is encrypted with codec key `{name}`, which isn't here; set `REMIT_CODEC=on`, and `REMIT_CODEC_KEYS` to the "
-        "file that the workers use."
+        f"A payload is encrypted with codec key `{name}`, which isn't here; set `REMIT_CODEC=on`, and `REMIT_CODEC_KEYS` to "
+        "the file that the workers use."
     )
 
 

@@ -182,8 +182,8 @@ async def test_whoever_has_no_key_is_told_so(codec: EncryptingCodec) -> None:
         with pytest.raises(Unreadable) as caught:
             await CONVERTER.decode([found], hints)
         assert caught.value.message == (
-            f"A payload is encrypted with codec key `{name}`, which isn't here; set `REMIT_CODEC=on`, and `REMIT_CODEC_KEYS` to "
-            "the file that the workers use."
+            f"A payload is encrypted with codec key `{name}`, which isn't here; set `REMIT_CODEC=on`, "
+            "and `REMIT_CODEC_KEYS` to the file that the workers use."
         )
     (raw,) = await CONVERTER.decode([found], [RawValue])
     assert raw.payload == found
