@@ -10,6 +10,7 @@ RemitError
 │   ├── PriceUnknown        a model whose price nobody declared
 │   └── NotFound            a run, an approval or a person that doesn't exist
 ├── Unavailable             a server or a worker can't be reached; nothing was lost
+├── StoredValueLost         external storage hasn't got what history names, or has something else
 ├── ToolRefusal             given back to the model, which may try something else
 ├── ApprovalRefused         a decision that counts for nothing
 ├── LoginRefused            an ID token that proves nothing
@@ -32,6 +33,7 @@ __all__ = [
     "PolicyInvalid",
     "PriceUnknown",
     "RemitError",
+    "StoredValueLost",
     "ToolInvalid",
     "ToolRefusal",
     "Unavailable",
@@ -89,6 +91,10 @@ class NotFound(InvalidInput):
 
 class Unavailable(RemitError):
     code = "unavailable"
+
+
+class StoredValueLost(RemitError):
+    code = "stored_value_lost"
 
 
 class ToolRefusal(RemitError):

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
         home: where the embedded parts keep their files.
         ledger_url: SQLAlchemy URL of the effect ledger; by default `ledger.db` in `home`.
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
+        storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
         capability_seconds: how long a capability lives.
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     task_queue: str = "remit"
     ledger_url: str = ""
     business: Path | None = None
+    storage: str = ""
     root_keys: Path | None = None
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
@@ -125,6 +127,10 @@ class Settings(BaseSettings):
     @property
     def business_path(self) -> Path:
         return self.business or self.home / "business.db"
+
+    @property
+    def storage_place(self) -> str:
+        return self.storage or str((self.home / "storage").absolute())
 
     @property
     def root_keys_path(self) -> Path:

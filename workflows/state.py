@@ -10,21 +10,24 @@ from policies.bundle import ApprovalRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
 from policies.identity import Directory
-from policies.models import ActionFacts, ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
+from policies.models import ActionFacts, ApprovalStatus, Frozen, Risk, RunStatus, Usage, UsageLimits, Verdict
 from workflows.messages import (
     Capsule,
     KillState,
     Message,
     Minted,
+    RecordedFacts,
     Refused,
     RunResult,
     RunSummary,
     StartInput,
     ToolCallView,
+    ToolOutcome,
+    ToolRequest,
     TranscriptPage,
 )
 
-__all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "RunState", "parse_message"]
+__all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "OpenCall", "OpenTurn", "RunState", "parse_message"]
 
 OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "paused")
 MAX_REFUSED = 20
@@ -34,6 +37,39 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 def parse_message(text: str) -> Message:
     return _MESSAGE.validate_json(text)
+
+
+class OpenCall(Frozen):
+    """A call of a turn that the next history goes on with.
+
+    Attributes:
+        request: the call as people edited it, if they did.
+        refused: reason and sentence of a call that won't be made.
+        rounds: how often it was put before people already.
+        outcome: what came of it; None while it waits for people.
+    """
+
+    index: int
+    slot: int
+    request: ToolRequest
+    recorded: RecordedFacts | None = None
+    verdict: Verdict | None = None
+    refused: tuple[str, str] | None = None
+    edits: tuple[Approval, ...] = ()
+    rounds: int = 0
+    outcome: ToolOutcome | None = None
+
+
+class OpenTurn(Frozen):
+    """The turn at hand when a run went on in a new history: some of its calls still wait for people."""
+
+    calls_used: int
+    calls: tuple[OpenCall, ...]
+
+    @property
+    def done(self) -> dict[int, ToolOutcome]:
+        """What came of its calls so far, by index."""
+        return {c.index: c.outcome for c in self.calls if c.outcome}
 
 
 class RunState(BaseModel):
@@ -49,6 +85,7 @@ class RunState(BaseModel):
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
         deadline: Unix seconds at which the run's wall time is over.
+        turn: the turn that an earlier history left open.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -78,6 +115,7 @@ class RunState(BaseModel):
     people: Directory | None = None
     capability: Minted | None = None
     deadline: int = 0
+    turn: OpenTurn | None = None
     stopped_by: str = ""
     summary: str = ""
 
