@@ -20,6 +20,7 @@ from remit.connection import connect
 from remit.effects import effects
 from remit.login import login, logout, whoami
 from remit.people import people
+from remit.privacy import codec_keys, codec_server
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
@@ -40,7 +41,9 @@ app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
+app.add_typer(codec_keys, name="codec-keys")
 app.command()(delegate)
+app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 for command in (login, whoami, logout):

@@ -10,7 +10,7 @@ from temporalio.client import Client, Plugin
 from temporalio.common import RawValue
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
-from temporalio.envconfig import ClientConfig
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
@@ -19,7 +19,7 @@ from remit.codec_keys import CodecKeyFile
 from remit.settings import Settings
 from workflows.messages import ENCRYPTED, ENCRYPTION_KEY
 
-__all__ = ["CONVERTER", "Converter", "Unreadable", "connect", "converter", "dev_state"]
+__all__ = ["CONVERTER", "Converter", "Unreadable", "connect", "converter", "dev_state", "namespace"]
 
 
 class Unreadable(InvalidInput):
@@ -91,6 +91,22 @@ def dev_state(settings: Settings) -> dict[str, str]:
     return {str(k): str(v) for k, v in cast("dict[object, object]", found).items()} if isinstance(found, dict) else {}
 
 
+def _profile() -> ClientConnectConfig:
+    try:
+        return ClientConfig.load_client_connect_config()
+    except (RuntimeError, ValueError, OSError) as e:
+        raise InvalidInput(f"The Temporal profile can't be read: {' '.join(str(e).split())[:200]}.") from None
+
+
+def namespace() -> str:
+    """The namespace of `TEMPORAL_NAMESPACE` or the Temporal profile.
+
+    Raises:
+        InvalidInput: the Temporal profile can't be read.
+    """
+    return _profile().get("namespace", "default")
+
+
 async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, token: str = "") -> Client:
     """A client for the server of `TEMPORAL_ADDRESS` or the Temporal profile, then of a running `remit dev`.
 
@@ -101,10 +117,7 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, to
         InvalidInput: the Temporal profile can't be read, or the codec's keys.
         Unavailable: no server answers; nothing was sent.
     """
-    try:
-        config = ClientConfig.load_client_connect_config()
-    except (RuntimeError, ValueError, OSError) as e:
-        raise InvalidInput(f"The Temporal profile can't be read: {' '.join(str(e).split())[:200]}.") from None
+    config = _profile()
     address = config.get("target_host") or dev_state(settings).get("address", "127.0.0.1:7233")
     config["target_host"] = address
     if token:

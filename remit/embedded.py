@@ -118,7 +118,16 @@ class Process:
 class TemporalServer(Process):
     """The Temporal dev server on files, tuned, on loopback ports that are free."""
 
-    def __init__(self, home: Path, *, port: int | None = None, ui_port: int | None = None, headless: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        ui_port: int | None = None,
+        headless: bool = False,
+        codec: str = "",
+    ) -> None:
+        """`codec`: the URL of the codec server that the UI asks."""
         home.mkdir(parents=True, exist_ok=True)
         for wanted in (port, ui_port):
             if wanted is not None and not _is_free(wanted):
@@ -133,7 +142,7 @@ class TemporalServer(Process):
         else:
             ui_port = ui_port or free_port()
             self.ui = f"http://127.0.0.1:{ui_port}"
-            argv += ["--ui-port", str(ui_port)]
+            argv += ["--ui-port", str(ui_port), *(["--ui-codec-endpoint", codec] if codec else [])]
         for pragma in PRAGMAS:
             argv += ["--sqlite-pragma", pragma]
         for value in TUNING:

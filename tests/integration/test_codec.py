@@ -14,6 +14,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from policies.approvals import decision_payload
+from policies.errors import InvalidInput
 from remit.client import Remit, RunFailed
 from remit.codec_keys import CodecKeyFile
 from remit.connection import Unreadable, converter
@@ -255,6 +256,15 @@ async def test_a_worker_without_the_key_harms_no_run(private: Engine, server: Te
     assert f"encrypted with codec key `{private_key_name(private)}`, which isn't here; set `REMIT_CODEC=on`".encode() in events
     await private.work()
     await private.pending(run.id)
+
+
+async def test_a_run_id_holds_no_address(private: Engine) -> None:
+    """Ids can't be encrypted, so `remit run` takes none with an e-mail address; versions and times are fine."""
+    for name in ("ada@example.com", "refund/ada@example.co.uk-1"):
+        with pytest.raises(InvalidInput) as caught:
+            await private.start([END], run_id=name)
+        assert caught.value.message == "A run id is never encrypted, and in every log: leave e-mail addresses out of it."
+    await private.start([END], run_id="billing@1.2:2026-11-28/a")
 
 
 @pytest.mark.parametrize("codec", ["on", "off"])
