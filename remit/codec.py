@@ -1,18 +1,20 @@
 """The payload codec: zstd, then AES-256-GCM. What isn't encrypted passes through, so that plain clients can start runs."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 
 import zstandard
 from cryptography.exceptions import InvalidTag
+from google.protobuf.message import DecodeError
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
 
-from policies.errors import Unavailable
+from policies.errors import InvalidInput, Unavailable
 from remit.codec_keys import CodecKeys
 from workflows.messages import ENCRYPTED, ENCRYPTION_KEY
 
-__all__ = ["EncryptingCodec", "KeyAwaited"]
+__all__ = ["EncryptingCodec", "KeyAwaited", "Unreadable"]
 
 NONCE_BYTES = 12
 STORED, ZSTD = b"\x00", b"\x01"
@@ -21,8 +23,26 @@ WORTHWHILE_BYTES = 128
 """Smaller payloads aren't compressed: a frame costs more than it saves."""
 
 
+class _Zstd(threading.local):
+    """Contexts that are costly to make, and no two threads may use at once."""
+
+    def __init__(self) -> None:
+        self.shrink = zstandard.ZstdCompressor(level=LEVEL)
+        self.grow = zstandard.ZstdDecompressor()
+
+
 class KeyAwaited(Unavailable):
     """A payload was encrypted with a key of ours that isn't here yet. Whoever needs it must wait for the key, not go on."""
+
+
+class Unreadable(InvalidInput):
+    """A payload is encrypted, and nobody here can decrypt it."""
+
+    def __init__(self, payload: Payload) -> None:
+        super().__init__(
+            f"A payload is encrypted with codec key `{_name(payload)[:60]}`, which isn't here; set `REMIT_CODEC=on`, and "
+            "`REMIT_CODEC_KEYS` to the file that the workers use."
+        )
 
 
 class EncryptingCodec(PayloadCodec):
@@ -30,20 +50,11 @@ class EncryptingCodec(PayloadCodec):
 
     def __init__(self, keys: Callable[[], CodecKeys]) -> None:
         self._keys = keys
-        self._shrink = zstandard.ZstdCompressor(level=LEVEL)
-        self._grow = zstandard.ZstdDecompressor()
+        self._own = _Zstd()
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """One encrypted payload for each, under the current key."""
-        keys = self._keys()
-        name = keys.current
-        cipher, bound = keys.ciphers[name], _bound(name)
-        found: list[Payload] = []
-        for payload in payloads:
-            nonce = os.urandom(NONCE_BYTES)
-            data = nonce + cipher.encrypt(nonce, self._packed(payload.SerializeToString()), bound)
-            found.append(Payload(metadata={"encoding": ENCRYPTED, ENCRYPTION_KEY: name.encode()}, data=data))
-        return found
+        return [self._sealed(p) for p in payloads]
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """One payload for each. Those that nobody here can have encrypted stay as they are, and count for nothing.
@@ -53,16 +64,42 @@ class EncryptingCodec(PayloadCodec):
         """
         return [self._opened(p) if p.metadata.get("encoding") == ENCRYPTED else p for p in payloads]
 
+    def seal(self, data: bytes) -> bytes:
+        """`data` encrypted, for what is kept outside Temporal. From any thread."""
+        return self._sealed(Payload(data=data)).SerializeToString()
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """What was sealed.
+
+        Raises:
+            KeyAwaited: with a key that this process doesn't have yet.
+            Unreadable: with another key, or it was never sealed, or altered.
+        """
+        try:
+            payload = Payload.FromString(sealed)
+        except DecodeError:
+            payload = Payload()
+        found = self._opened(payload)
+        if payload.metadata.get("encoding") != ENCRYPTED or found is payload:
+            raise Unreadable(payload)
+        return found.data
+
+    def _sealed(self, payload: Payload) -> Payload:
+        keys = self._keys()
+        name, nonce = keys.current, os.urandom(NONCE_BYTES)
+        data = nonce + keys.ciphers[name].encrypt(nonce, self._packed(payload.SerializeToString()), _bound(name))
+        return Payload(metadata={"encoding": ENCRYPTED, ENCRYPTION_KEY: name.encode()}, data=data)
+
     def _packed(self, plain: bytes) -> bytes:
         if len(plain) >= WORTHWHILE_BYTES:
-            small = self._shrink.compress(plain)
+            small = self._own.shrink.compress(plain)
             if len(small) < len(plain):
                 return ZSTD + small
         return STORED + plain
 
     def _opened(self, payload: Payload) -> Payload:
         keys = self._keys()
-        name = payload.metadata.get(ENCRYPTION_KEY, b"").decode(errors="replace")
+        name = _name(payload)
         cipher = keys.ciphers.get(name)
         if cipher is None:
             if keys.awaited(name):
@@ -77,7 +114,11 @@ class EncryptingCodec(PayloadCodec):
         except (InvalidTag, ValueError):  # forged, cut short or altered
             return payload
         body = packed[1:]
-        return Payload.FromString(self._grow.decompress(body) if packed[:1] == ZSTD else body)
+        return Payload.FromString(self._own.grow.decompress(body) if packed[:1] == ZSTD else body)
+
+
+def _name(payload: Payload) -> str:
+    return payload.metadata.get(ENCRYPTION_KEY, b"").decode("ascii", errors="replace")
 
 
 def _bound(name: str) -> bytes:

@@ -14,16 +14,12 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
-from remit.codec import EncryptingCodec
+from remit.codec import EncryptingCodec, Unreadable
 from remit.codec_keys import CodecKeyFile
 from remit.settings import Settings
-from workflows.messages import ENCRYPTED, ENCRYPTION_KEY
+from workflows.messages import ENCRYPTED
 
-__all__ = ["CONVERTER", "Converter", "Unreadable", "connect", "converter", "dev_state", "namespace"]
-
-
-class Unreadable(InvalidInput):
-    """A payload is encrypted, and nobody here can decrypt it."""
+__all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state", "namespace"]
 
 
 class Converter(PydanticPayloadConverter):
@@ -41,7 +37,7 @@ class Converter(PydanticPayloadConverter):
         """
         for payload, hint in zip_longest(payloads, type_hints or []):
             if payload is not None and hint is not RawValue and payload.metadata.get("encoding") == ENCRYPTED:
-                raise Unreadable(_unreadable(payload))
+                raise Unreadable(payload)
         if type_hints:
             return super().from_payloads(payloads, type_hints)
         return [self._value(payload) for payload in payloads]
@@ -51,14 +47,6 @@ class Converter(PydanticPayloadConverter):
             return super().from_payloads([payload])[0]
         except Exception:  # whatever a stranger's bytes provoke in any of the decoders
             return RawValue(payload)
-
-
-def _unreadable(payload: Payload) -> str:
-    name = payload.metadata.get(ENCRYPTION_KEY, b"").decode("ascii", errors="replace")[:60]
-    return (
-        f"A payload is encrypted with codec key `{name}`, which isn't here; set `REMIT_CODEC=on`, and `REMIT_CODEC_KEYS` to "
-        "the file that the workers use."
-    )
 
 
 CONVERTER = DataConverter(payload_converter_class=Converter)

@@ -33,8 +33,7 @@ from temporalio.worker import (
 from temporalio.workflow import NondeterminismError
 
 from remit import __version__
-from remit.codec import KeyAwaited
-from remit.connection import Unreadable
+from remit.codec import KeyAwaited, Unreadable
 from remit.settings import Settings
 
 __all__ = ["flush", "logs", "traces"]

@@ -16,8 +16,9 @@ from temporalio.worker import Replayer
 from policies.approvals import decision_payload
 from policies.errors import InvalidInput
 from remit.client import Remit, RunFailed
+from remit.codec import Unreadable
 from remit.codec_keys import CodecKeyFile
-from remit.connection import Unreadable, converter
+from remit.connection import converter
 from remit.embedded import TemporalServer, WorkerProcess, temporal_binary
 from remit.files import write_private
 from remit.settings import Settings

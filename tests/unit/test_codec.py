@@ -1,7 +1,9 @@
 """Payloads are compressed and encrypted; what is forged counts for nothing; keys rotate without anything getting lost."""
 
+import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,9 @@ from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 
 from policies.errors import InvalidInput, NotFound
-from remit.codec import EncryptingCodec, KeyAwaited
+from remit.codec import EncryptingCodec, KeyAwaited, Unreadable
 from remit.codec_keys import CodecKeyFile
-from remit.connection import CONVERTER, Unreadable, converter
+from remit.connection import CONVERTER, converter
 from remit.settings import Settings
 from workflows.messages import ENCRYPTED, ENCRYPTION_KEY
 
@@ -187,6 +189,22 @@ async def test_whoever_has_no_key_is_told_so(codec: EncryptingCodec) -> None:
         )
     (raw,) = await CONVERTER.decode([found], [RawValue])
     assert raw.payload == found
+
+
+def test_bytes_outside_temporal_are_sealed(codec: EncryptingCodec, file: CodecKeyFile) -> None:
+    """From several threads at once; what isn't sealed, was altered or is of another key isn't taken for what was kept."""
+    values = [b"", SECRET, SECRET * 1000, os.urandom(50_000)] * 20
+    with ThreadPoolExecutor(8) as pool:
+        sealed = [*pool.map(codec.seal, values)]
+        assert [*pool.map(codec.unseal, sealed)] == values
+    assert not any(SECRET in s for s in sealed)
+    for junk in (SECRET, b"", sealed[1][:-1], sealed[1] + b"x", Payload(data=SECRET).SerializeToString()):
+        with pytest.raises(Unreadable):
+            codec.unseal(junk)
+    file.rotate()
+    file.retire(1)
+    with pytest.raises(Unreadable, match="codec key `1-"):
+        codec.unseal(sealed[1])
 
 
 def test_the_codec_is_off_by_default() -> None:
