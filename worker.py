@@ -26,6 +26,7 @@ from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.runs import Runs
+from activities.storage import storage_at
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
@@ -56,6 +57,7 @@ PURE = (
     "workflows.state",
     "workflows.turn",
     "workflows.view",
+    "workflows.window",
     "cedarpy",
     "cryptography",
     "joserfc",
@@ -107,7 +109,8 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    runs = Runs()
+    storage = storage_at(settings.storage_place)
+    runs = Runs(storage)
     models = ModelConfig(
         provider=settings.model_provider,
         model=settings.model,
@@ -125,7 +128,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
-    records = RecordActivities(ledger)
+    records = RecordActivities(ledger, runs, storage)
     return Worker(
         client,
         task_queue=settings.task_queue,
@@ -139,6 +142,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             tool.read_tool,
             tool.execute_tool,
             tool.give_up,
+            records.archive,
             records.write_kill,
         ],
         workflow_runner=runner(),

@@ -48,11 +48,13 @@ from workflows.messages import (
     ToolRequest,
     TranscriptPage,
     UserMessage,
+    Window,
     WriteKill,
 )
 from workflows.state import OpenTurn, RunState
 from workflows.turn import Bound, Call, Turn
 from workflows.view import cockpit
+from workflows.window import summary_note
 
 __all__ = ["AgentRun"]
 
@@ -152,18 +154,16 @@ class AgentRun:
                 if state.turn:
                     turn, calls = self._reopened(state.turn)
                 elif self._full():
-                    self._roll_over = True
-                    return
+                    return await self._roll()
                 else:
                     message, turn, calls = await self._decide()
                     if not calls:
                         self._finish(message)
-                        return
+                        return None
                     self._check_loops(calls)
                 state.turn = await self._carry_out(turn, calls)
                 if state.turn:
-                    self._roll_over = True
-                    return
+                    return await self._roll()
                 state.step += 1
                 self._publish()
         except UsageLimitExceeded as e:
@@ -171,6 +171,14 @@ class AgentRun:
         except Escalated as e:
             state.stopped_by, state.summary = str(e), "A person must look at this run before anything is repeated."
             self._set_status("escalated")
+
+    async def _roll(self) -> None:
+        """Go on in a new history, once what is long lies in storage."""
+        state = self._state
+        if gone := state.to_archive():
+            state.archived(gone, await ports.archive(gone, summary=f"messages {gone.since} to {gone.until - 1} to storage"))
+            self._check()
+        self._roll_over = True
 
     # ---- 1. admit -----------------------------------------------------------------------------------------------
 
@@ -196,19 +204,8 @@ class AgentRun:
         """The model's next turn, its calls judged. A turn that needs the strong model is dropped, and decided again by it."""
         state, capsule = self._state, self._capsule
         while True:
-            budgets.check_model(state.usage, state.limits)
-            answer = await ports.call_model(
-                CallModel(
-                    cursor=len(state.messages),
-                    transcript=state.head,
-                    capsule=capsule.digest,
-                    tier=state.tier,
-                    step=state.step,
-                ),
-                summary=f"step {state.step}: {capsule.route.choose(state.tier).model} decides",
-            )
-            self._check()
-            self._charge(answer)
+            await self._compact()
+            answer = await self._ask("decides")
             requests = Turn.requests(answer.message)
             await self._renew(needed=bool(requests))
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
@@ -219,8 +216,43 @@ class AgentRun:
                 state.tier = STRONG
                 continue
             state.usage = charged
+            state.began(capsule.context_rules, answer.usage.input_tokens)
             state.append(answer.message)
             return answer.message, turn, list(calls)
+
+    async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
+        """One model call, charged."""
+        state, capsule = self._state, self._capsule
+        budgets.check_model(state.usage, state.limits)
+        answer = await ports.call_model(
+            CallModel(
+                cursor=state.length,
+                transcript=state.head,
+                capsule=capsule.digest,
+                tier=state.tier,
+                step=state.step,
+                window=state.window,
+                summarise=summarise,
+            ),
+            summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
+        )
+        self._check()
+        self._charge(answer)
+        return answer
+
+    async def _compact(self) -> None:
+        """Show the model less of the older turns from now on, if the last call took more tokens than the bundle lets it."""
+        state, rules = self._state, self._capsule.context_rules
+        until = state.compactable(rules)
+        if until is None:
+            return
+        summary = ""
+        if rules.strategy == "summarise":
+            summary = (await self._ask("sums up", summarise=until)).message.text.strip()
+        # Where the model gave no summary, only the tool results are left out.
+        state.compacted(Window(until=until, note=state.length if summary else None))
+        if summary:
+            state.append(summary_note(summary))
 
     async def _renew(self, *, needed: bool) -> None:
         """Mint the capability for reads anew before it ends."""

@@ -98,7 +98,7 @@ class Turn:
 
     def propose(self, index: int, request: ToolRequest) -> Call:
         """The call, if the agent may use the tool and its arguments parse."""
-        call = Call(index=index, slot=len(self.state.messages) + 1 + index, request=request)
+        call = Call(index=index, slot=self.state.length + 1 + index, request=request)
         try:
             spec = self._granted(request.name)
             return replace(call, bound=Bound(spec, spec.parse(request.arguments)))
