@@ -10,14 +10,13 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from activities.storage import storage_at
 from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.client import RUN_STATUSES, Remit, RunRow
-from remit.connection import connect
+from remit.connection import connect, storage_of
 from remit.effects import effects
 from remit.login import login, logout, whoami
 from remit.people import people
@@ -92,7 +91,7 @@ def _do(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _remit(settings: Settings) -> Remit:
-    return Remit(await connect(settings), settings.task_queue, storage_at(settings.storage_place))
+    return Remit(await connect(settings), settings.task_queue, storage_of(settings))
 
 
 # ---- engine -------------------------------------------------------------------------------------------------------

@@ -69,18 +69,20 @@ class EncryptingCodec(PayloadCodec):
         return self._sealed(Payload(data=data)).SerializeToString()
 
     def unseal(self, sealed: bytes) -> bytes:
-        """What was sealed.
+        """What was sealed; what never was, from before the codec was switched on, as it is.
 
         Raises:
-            KeyAwaited: with a key that this process doesn't have yet.
-            Unreadable: with another key, or it was never sealed, or altered.
+            KeyAwaited: it was sealed with a key that this process doesn't have yet.
+            Unreadable: with a key that it will never have, or it was altered.
         """
         try:
             payload = Payload.FromString(sealed)
         except DecodeError:
-            payload = Payload()
+            return sealed
+        if payload.metadata.get("encoding") != ENCRYPTED:
+            return sealed
         found = self._opened(payload)
-        if payload.metadata.get("encoding") != ENCRYPTED or found is payload:
+        if found is payload:
             raise Unreadable(payload)
         return found.data
 

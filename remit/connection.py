@@ -13,13 +13,14 @@ from temporalio.converter import DataConverter, DefaultFailureConverterWithEncod
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import RPCError
 
+from activities.storage import Sealed, Storage, storage_at
 from policies.errors import InvalidInput, Unavailable
 from remit.codec import EncryptingCodec, Unreadable
 from remit.codec_keys import CodecKeyFile
 from remit.settings import Settings
 from workflows.messages import ENCRYPTED
 
-__all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state", "namespace"]
+__all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state", "namespace", "storage_of"]
 
 
 class Converter(PydanticPayloadConverter):
@@ -68,6 +69,17 @@ def converter(settings: Settings) -> DataConverter:
         payload_codec=EncryptingCodec(keys),
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
     )
+
+
+def storage_of(settings: Settings) -> Storage:
+    """Where values too large for history are, encrypted like payloads when those are.
+
+    Raises:
+        InvalidInput: the storage can't be used, or the codec's keys.
+    """
+    found = storage_at(settings.storage_place)
+    codec = converter(settings).payload_codec
+    return Sealed(found, codec.seal, codec.unseal) if isinstance(codec, EncryptingCodec) else found
 
 
 def dev_state(settings: Settings) -> dict[str, str]:

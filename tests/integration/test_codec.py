@@ -1,6 +1,7 @@
 """Whole runs with the codec on: everything works as without, and nobody without the key reads anything of them."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import cast
@@ -106,6 +107,11 @@ def found_in(data: bytes) -> list[str]:
     return [word for word in PERSONAL if word.encode() in data]
 
 
+def stored(engine: Engine) -> bytes:
+    """All bytes of all values that were too large for history."""
+    return b"".join(p.read_bytes() for p in sorted(Path(engine.settings.storage_place).rglob("*")) if p.is_file())
+
+
 async def park(engine: Engine) -> WorkflowHandle[object, RunResult]:
     run = await engine.start([*TOUR, END], ticket="T-1002", requester="sam@example.com")
     await engine.pending(run.id)
@@ -173,14 +179,30 @@ async def test_a_worker_that_never_saw_the_run_carries_on(private: Engine) -> No
     await with_key.replay_workflow(history)
 
 
-async def test_a_long_run_carries_its_state_over_encrypted(home: Path) -> None:
-    """Continue-as-new: the second segment reads what the first one handed on, and nobody else can."""
+async def test_it_is_switched_on_under_an_open_run(private: Engine, server: TemporalServer) -> None:
+    """What the history holds already is read as it is, and what comes is encrypted."""
+    await private.rest()
+    async with Engine(await server.ready(), private.home, overrides={"task_queue": private.settings.task_queue}) as plain:
+        run = await park(plain)
+    before = await events_of(plain.client, run.id)
+    await private.work()
+    await private.decide(run.id, "ana", reason=REASON)
+    assert (await private.closed(run.id)).status == "completed"
+    after = (await events_of(plain.client, run.id))[len(before) :]
+    assert (b"Deepak" in before, b"Deepak" in after, b"on his mobile" in after) == (True, False, False)
+
+
+async def test_a_long_run_carries_its_state_over_encrypted(home: Path, library: Path) -> None:
+    """Continue-as-new: the second segment reads what the first handed on and put into storage, and nobody else can."""
+    limits = library / "policies" / "bundles" / "refunds_v7" / "limits.toml"
+    limits.write_text(re.sub(r"^tokens = .*$", "tokens = 20000000", limits.read_text(), flags=re.MULTILINE))
     suggest = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
     environment = await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
         dev_server_existing_path=temporal_binary(), dev_server_extra_args=suggest, data_converter=converter(settings_of(home))
     )
     async with environment, Engine(environment.client, home, overrides={"codec": True}) as engine:
-        reads = [turn(call("search_kb", query=f"zzz{n}")) for n in range(14)]
+        words = "He says his quarter closing is near. " * 1000
+        reads = [turn(call("search_kb", query=f"zzz{n}"), text=f"{n}. {words}") for n in range(14)]
         run = await engine.start([TOUR[0], *reads, REFUND, END], ticket="T-1002", requester="sam@example.com")
         await engine.pending(run.id)
         await engine.decide(run.id, "ana", reason=REASON)
@@ -190,6 +212,10 @@ async def test_a_long_run_carries_its_state_over_encrypted(home: Path) -> None:
             handle = engine.client.get_workflow_handle(run.id, run_id=segment)
             data = b"".join([e.SerializeToString() async for e in handle.fetch_history_events()])
             assert found_in(data) == []
+        kept = stored(engine)
+        assert len(kept) > 1000
+        assert found_in(kept) == []
+        assert words in "".join(await engine.remit.transcript(run.id))
 
 
 async def test_a_plain_client_starts_and_decides(private: Engine, server: TemporalServer) -> None:
