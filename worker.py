@@ -27,12 +27,11 @@ from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.runs import Runs
-from activities.storage import storage_at
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
 from remit.apps import PACKAGE, assemble
-from remit.connection import connect
+from remit.connection import connect, storage_of
 from remit.directory import LiveDirectory
 from remit.keyring import RootKeys
 from remit.oidc import service_token
@@ -117,7 +116,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    storage = storage_at(settings.storage_place)
+    storage = storage_of(settings)
     runs = Runs(storage, settings.cached_runs)
     models = ModelConfig(
         provider=settings.model_provider,

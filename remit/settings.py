@@ -28,6 +28,10 @@ class Settings(BaseSettings):
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
         capability_seconds: how long a capability lives.
+        codec: whether payloads are encrypted (`on`); decrypted they are wherever it is on.
+        codec_keys: the file with the keys that encrypt them; by default `codec-keys.json` in `home`.
+        codec_audience: for whom tokens must be issued that the codec server takes; by default as `oidc_audience`.
+        codec_roles: who may read with such a token, names with commas between them; by default everybody whom the issuer knows.
         provider: `openai` or `anthropic`; by default the one whose key is set.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
         stripe_invoices: whether an account has Stripe invoices, or an invoice stands for a charge.
@@ -61,6 +65,10 @@ class Settings(BaseSettings):
     root_keys: Path | None = None
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
+    codec: bool = False
+    codec_keys: Path | None = None
+    codec_audience: str = ""
+    codec_roles: str = ""
     provider: Literal["", "openai", "anthropic"] = ""
     model: str = ""
     model_strong: str = ""
@@ -141,6 +149,10 @@ class Settings(BaseSettings):
     @property
     def root_keys_path(self) -> Path:
         return self.root_keys or self.home / "root-keys.json"
+
+    @property
+    def codec_keys_path(self) -> Path:
+        return self.codec_keys or self.home / "codec-keys.json"
 
     @property
     def model_provider(self) -> str:

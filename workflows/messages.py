@@ -28,6 +28,8 @@ from policies.routing import Route
 
 __all__ = [
     "AGENT_RUN",
+    "ENCRYPTED",
+    "ENCRYPTION_KEY",
     "FINAL_ANSWER",
     "PROVIDER_BUSY",
     "REMIT_AGENT",
@@ -82,6 +84,10 @@ FINAL_ANSWER = "final_answer"
 TASK_QUEUE = "remit"
 PROVIDER_BUSY = "provider_busy"
 """How `call_model` fails when the provider's limits left it no turn: nothing was sent, and the run asks again."""
+ENCRYPTED = b"binary/remit-encrypted"
+"""The `encoding` of a payload that the codec encrypted; one that still has it when it is read couldn't be decrypted."""
+ENCRYPTION_KEY = "encryption-key-id"
+"""The metadata that names its key."""
 
 REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
 REMIT_STATUS = SearchAttributeKey.for_keyword("RemitStatus")
