@@ -25,7 +25,9 @@ from activities.providers.base import ModelProvider
 from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
+from activities.results import StoredResults
 from activities.runs import Runs
+from activities.storage import storage_at
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
@@ -123,7 +125,8 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     directory = LiveDirectory(settings, ledger)
     closing.callback(directory.close)
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
-    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
+    results = StoredResults(storage_at(settings.storage_place))
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger)
     return Worker(

@@ -13,6 +13,7 @@ from activities.providers.base import ModelProvider, ModelRequest, ProviderError
 from activities.runs import Runs
 from policies.errors import RemitError
 from tools.catalog import Catalog
+from tools.results import READ_MORE
 from workflows.messages import FINAL_ANSWER, CallModel, Capsule, FinalAnswer, ModelTurn
 
 __all__ = ["ModelActivities"]
@@ -32,9 +33,9 @@ class ModelActivities:
         self._providers = providers
         self._catalog = catalog
 
-    def _offers(self, capsule: Capsule) -> tuple[ToolOffer, ...]:
+    def _offers(self, capsule: Capsule, *, paging: bool) -> tuple[ToolOffer, ...]:
         """The tools that the run may propose: none that writes for an agent in `read_only` mode."""
-        specs = [self._catalog.get(t.name) for t in capsule.tools]
+        specs = [self._catalog.get(t.name) for t in capsule.tools if paging or t.name != READ_MORE]
         shown = [s for s in specs if s.effect == "read" or capsule.agent.mode != "read_only"]
         return (*(ToolOffer(name=s.name, description=s.description, parameters=s.schema) for s in shown), _FINAL_OFFER)
 
@@ -58,7 +59,7 @@ class ModelActivities:
                     ModelRequest(
                         model=choice.model,
                         system=capsule.prompt,
-                        tools=self._offers(capsule),
+                        tools=self._offers(capsule, paging=call.paging),
                         messages=messages,
                         script=script,
                     )

@@ -13,7 +13,17 @@ from policies.canonical import digest
 from policies.errors import PolicyInvalid
 from policies.models import Frozen, Obligation, UsageLimits
 
-__all__ = ["ApprovalRules", "Bundle", "CompiledPolicy", "Escalation", "Limits", "WriteLimits", "compile_policy", "explain"]
+__all__ = [
+    "ApprovalRules",
+    "Bundle",
+    "CompiledPolicy",
+    "Escalation",
+    "Limits",
+    "ResultLimits",
+    "WriteLimits",
+    "compile_policy",
+    "explain",
+]
 
 
 class Escalation(Frozen):
@@ -58,12 +68,19 @@ class WriteLimits(Frozen):
     per_agent_and_day: int | None = Field(default=None, ge=0)
 
 
+class ResultLimits(Frozen):
+    """How much of a tool's result the model is shown at once; of a longer one it gets the head, and may read on."""
+
+    bytes: int = Field(default=16_384, ge=8192, le=1_000_000)
+
+
 class Limits(Frozen):
     """The content of a bundle's `limits.toml`."""
 
     run: UsageLimits = Field(default_factory=UsageLimits)
     approvals: ApprovalRules = Field(default_factory=ApprovalRules)
     writes: WriteLimits = Field(default_factory=WriteLimits)
+    results: ResultLimits = Field(default_factory=ResultLimits)
 
     @model_validator(mode="after")
     def _escalates_in_time(self) -> Self:

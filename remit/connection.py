@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from temporalio.api.common.v1 import Payload
@@ -12,10 +13,12 @@ from temporalio.converter import DataConverter
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
-from policies.errors import InvalidInput, Unavailable
+from policies.errors import InvalidInput, StoredValueLost, Unavailable
+from remit.offload import INLINE, external_storage
 from remit.settings import Settings
+from workflows.messages import LOST, RunSummary, TranscriptPage
 
-__all__ = ["CONVERTER", "Converter", "connect", "dev_state"]
+__all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state"]
 
 
 class Converter(PydanticPayloadConverter):
@@ -27,9 +30,19 @@ class Converter(PydanticPayloadConverter):
 
     def from_payloads(self, payloads: Sequence[Payload], type_hints: list[type] | None = None) -> list[Any]:
         """One value for each payload. Raises, for typed ones, as the base does."""
-        if type_hints:
-            return super().from_payloads(payloads, type_hints)
-        return [self._value(payload) for payload in payloads]
+        if not type_hints:
+            return [self._value(payload) for payload in payloads]
+        for payload, hint in zip(payloads, type_hints, strict=False):
+            if payload.metadata.get("encoding") == LOST.encode() and hint is not RawValue:
+                raise StoredValueLost(payload.data.decode())
+        return super().from_payloads(payloads, type_hints)
+
+    def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
+        payloads = super().to_payloads(values)
+        for value, payload in zip(values, payloads, strict=True):
+            if isinstance(value, (RunSummary, TranscriptPage)):
+                payload.metadata[INLINE] = b"true"
+        return payloads
 
     def _value(self, payload: Payload) -> Any:
         try:
@@ -39,7 +52,16 @@ class Converter(PydanticPayloadConverter):
 
 
 CONVERTER = DataConverter(payload_converter_class=Converter)
-"""What every client, worker and replayer of Remit uses."""
+"""Without external storage: for histories that hold everything themselves."""
+
+
+def converter(settings: Settings) -> DataConverter:
+    """What every client, worker and replayer of Remit uses.
+
+    Raises:
+        InvalidInput: `REMIT_STORAGE` can't be used.
+    """
+    return replace(CONVERTER, external_storage=external_storage(settings.storage_place))
 
 
 def dev_state(settings: Settings) -> dict[str, str]:
@@ -70,7 +92,7 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, to
     if token:
         config["api_key"] = token
     try:
-        return await Client.connect(**config, data_converter=CONVERTER, plugins=plugins or [])
+        return await Client.connect(**config, data_converter=converter(settings), plugins=plugins or [])
     except (RuntimeError, RPCError, OSError, ValueError):
         raise Unavailable(
             f"No Temporal server answers at `{address}`; start one with `remit dev`, or set `TEMPORAL_ADDRESS`."

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
@@ -141,7 +142,7 @@ class TemporalServer(Process):
             argv += ["--search-attribute", f"{key.name}={_TYPES[int(key.indexed_value_type)]}"]
         super().__init__(argv, home / "temporal.log")
 
-    async def ready(self, seconds: float = 60) -> Client:
+    async def ready(self, seconds: float = 60, data_converter: DataConverter = CONVERTER) -> Client:
         """Wait until the server answers, and connect.
 
         Raises:
@@ -155,7 +156,7 @@ class TemporalServer(Process):
                 contextlib.suppress(RuntimeError, RPCError, OSError),
                 socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), timeout=1),
             ):
-                client = await Client.connect(self.address, data_converter=CONVERTER)
+                client = await Client.connect(self.address, data_converter=data_converter)
                 await client.count_workflows()
                 return client
             await asyncio.sleep(0.05)

@@ -25,6 +25,7 @@ from workflows import inbox, ports
 from workflows.inbox import DecideSignal, KillSignal
 from workflows.messages import (
     AGENT_RUN,
+    LOST,
     REMIT_AGENT,
     REMIT_AWAITING_APPROVAL,
     REMIT_COST_USD,
@@ -86,7 +87,12 @@ class AgentRun:
         self._strangers: list[str] = []
         self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
+        lost = _lost(args)
+        if lost and info.continued_run_id:
+            raise RuntimeError(lost)  # fails the task: the run goes on where its storage can be read
         try:
+            if lost:
+                raise InvalidInput(f"The input of `AgentRun` can't be read: {lost}")
             self._state = RunState.of(args, continued=_continued(info))
         except InvalidInput as e:
             self._invalid = e.message
@@ -187,6 +193,7 @@ class AgentRun:
                     capsule=capsule.digest,
                     tier=state.tier,
                     step=state.step,
+                    paging=bool(state.refs),
                 ),
                 summary=f"step {state.step}: {capsule.route.choose(state.tier).model} decides",
             )
@@ -641,6 +648,12 @@ class AgentRun:
                 updates.append(REMIT_POLICY.value_set(state.capsule.bundle.version))
         workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType]
         self._published = now
+
+
+def _lost(args: Sequence[Any]) -> str:
+    """Why an input couldn't be had from external storage; empty if each could."""
+    lost = (a.payload for a in args if isinstance(a, RawValue) and a.payload.metadata.get("encoding") == LOST.encode())
+    return next((payload.data.decode(errors="replace")[:500] for payload in lost), "")
 
 
 def _continued(info: workflow.Info) -> bool:

@@ -25,10 +25,12 @@ from policies.models import (
     UsageLimits,
 )
 from policies.routing import Route
+from tools.results import READ_MORE
 
 __all__ = [
     "AGENT_RUN",
     "FINAL_ANSWER",
+    "LOST",
     "REMIT_AGENT",
     "REMIT_AWAITING_APPROVAL",
     "REMIT_COST_USD",
@@ -74,6 +76,8 @@ __all__ = [
 AGENT_RUN = "AgentRun"
 FINAL_ANSWER = "final_answer"
 """The tool with which a model ends a run; offered to every agent, and carried out by the workflow itself."""
+LOST = "remit/lost"
+"""Encoding of a payload in the place of one that external storage hasn't got; its data says so in one sentence."""
 TASK_QUEUE = "remit"
 
 REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
@@ -241,6 +245,12 @@ class Capsule(Frozen):
         """How many writes the pinned bundle lets through."""
         return self.bundle.limits().writes
 
+    @cached_property
+    def result_bytes(self) -> int | None:
+        """The longest result that the model is shown whole; None in a run that was admitted before it could read on."""
+        pages = any(t.name == READ_MORE for t in self.tools)
+        return self.bundle.limits().results.bytes if pages else None
+
 
 class Admission(Frozen):
     """Input of `admit`: the start input without its script, which history already holds."""
@@ -265,6 +275,7 @@ class CallModel(Frozen):
         cursor: how many messages the model is to see.
         transcript: running digest of those messages.
         capsule: digest of the run's capsule.
+        paging: whether the run has a result that the model may read on in.
     """
 
     cursor: int
@@ -272,6 +283,7 @@ class CallModel(Frozen):
     capsule: str
     tier: int
     step: int
+    paging: bool = False
 
 
 class ModelTurn(Frozen):
@@ -300,7 +312,12 @@ class RecordedFacts(Frozen):
 
 
 class ReadTool(Frozen):
-    """Input of `read_tool`: a read, with all that binds it. `slot` is where its result goes in the transcript."""
+    """Input of `read_tool`: a read, with all that binds it.
+
+    Attributes:
+        slot: where its result goes in the transcript.
+        result_bytes: the longest result that the model is shown whole; None for any.
+    """
 
     capsule: str
     subject: str
@@ -310,6 +327,7 @@ class ReadTool(Frozen):
     call_id: str
     slot: int
     capability: str = ""
+    result_bytes: int | None = None
 
 
 class ExecuteTool(Frozen):
@@ -371,6 +389,7 @@ class ToolOutcome(Frozen):
         reason: stable code of a refusal.
         attempt: which try of the activity answered, from 1.
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
+        ref: where the whole of a result lies that was too long to show.
     """
 
     status: Literal["done", "refused", "approval_required", "killed", "indeterminate"]
@@ -378,6 +397,7 @@ class ToolOutcome(Frozen):
     reason: str = ""
     attempt: int = 1
     subject_sum_cents: int | None = None
+    ref: str = ""
 
 
 class WriteKill(Frozen):

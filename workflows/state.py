@@ -48,6 +48,7 @@ class RunState(BaseModel):
         nonces: of decisions that counted, so that a repeated one changes nothing.
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
+        refs: results of this run that were too long to show; the model may read on in them, and in no others.
         deadline: Unix seconds at which the run's wall time is over.
     """
 
@@ -77,6 +78,7 @@ class RunState(BaseModel):
     kill: KillState = Field(default_factory=KillState)
     people: Directory | None = None
     capability: Minted | None = None
+    refs: list[str] = Field(default_factory=list[str])
     deadline: int = 0
     stopped_by: str = ""
     summary: str = ""
