@@ -22,7 +22,9 @@ __all__ = ["INLINE", "THRESHOLD_BYTES", "external_storage"]
 THRESHOLD_BYTES = 128 * 1024
 """Larger payloads are stored outside. Twenty calls of one turn then fit into a gRPC message of 4 MB, whatever they bring."""
 INLINE = "remit-inline"
-"""Metadata of a payload that stays where it is: the answer of a query is in no history, and its reader may have no storage."""
+"""Metadata of a payload that stays where it is if it can: the answer of a query is in no history, and is asked for often."""
+INLINE_BYTES = 1_500_000
+"""Up to here: Temporal refuses one of 2 MB."""
 _DRIVER = "remit"
 _KEY = "key"
 
@@ -74,6 +76,6 @@ def external_storage(place: str) -> ExternalStorage:
     driver = _Driver(storage_at(f"{place.rstrip('/')}/payloads"))
 
     def chosen(_: StorageDriverSelectContext, payload: Payload) -> StorageDriver | None:
-        return None if INLINE in payload.metadata else driver
+        return None if INLINE in payload.metadata and payload.ByteSize() < INLINE_BYTES else driver
 
     return _OwnReferences(drivers=[driver], driver_selector=chosen, payload_size_threshold=THRESHOLD_BYTES)

@@ -88,8 +88,8 @@ class AgentRun:
         self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
         lost = _lost(args)
-        if lost and info.continued_run_id:
-            raise RuntimeError(lost)  # fails the task: the run goes on where its storage can be read
+        if lost and (info.continued_run_id or workflow.unsafe.is_replaying()):
+            raise RuntimeError(lost)  # fails the task, not the run, which goes on where its storage can be read
         try:
             if lost:
                 raise InvalidInput(f"The input of `AgentRun` can't be read: {lost}")

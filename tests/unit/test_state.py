@@ -111,6 +111,7 @@ def whole() -> RunState:
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
         capability=Minted(id="cap_1", expires_at=NOW + 600),
         people=Directory(people=(Person(sub=ANA),), live=True),
+        refs=["sha256:" + "0" * 64],
         deadline=NOW + 60,
         stopped_by="kill",
         summary="Stopped.",
