@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test attack lint cost setup setup-dev lock histories clean
+.PHONY: demo test attack lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -43,6 +43,10 @@ setup-dev: .venv/.dev
 # What the checks cost a step: runs with and without them, in turns. For an idle machine.
 cost: setup-dev
 	$(BIN)/python -m tests.cost
+
+# One run of 5,000 steps. `make long LONG="--steps 500"`.
+long: setup-dev
+	$(BIN)/python -m tests.long $(LONG)
 
 # Needs `uv`. No lock names a registry's host.
 UV := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet

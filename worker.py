@@ -58,6 +58,7 @@ PURE = (
     "workflows.state",
     "workflows.turn",
     "workflows.view",
+    "workflows.window",
     "cedarpy",
     "cryptography",
     "joserfc",
@@ -109,7 +110,8 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    runs = Runs()
+    storage = storage_at(settings.storage_place)
+    runs = Runs(storage)
     models = ModelConfig(
         provider=settings.model_provider,
         model=settings.model,
@@ -125,10 +127,10 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     directory = LiveDirectory(settings, ledger)
     closing.callback(directory.close)
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
-    results = StoredResults(storage_at(settings.storage_place))
+    results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
-    records = RecordActivities(ledger)
+    records = RecordActivities(ledger, runs, storage)
     return Worker(
         client,
         task_queue=settings.task_queue,
@@ -142,6 +144,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             tool.read_tool,
             tool.execute_tool,
             tool.give_up,
+            records.archive,
             records.write_kill,
         ],
         workflow_runner=runner(),

@@ -1,21 +1,52 @@
-"""`write_kill`: the durable off switch of a run."""
+"""`write_kill`, the durable off switch of a run, and `archive`, which moves finished parts of a long one to storage."""
 
 import asyncio
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from activities.ledger.store import Ledger, run_scope
-from workflows.messages import KillState, WriteKill
+from activities.runs import Runs
+from activities.segments import write_segment
+from activities.storage import Storage
+from policies.errors import RemitError
+from workflows.messages import Archive, KillState, Segment, StoredSegment, WriteKill
 
 __all__ = ["RecordActivities"]
 
 
 class RecordActivities:
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, runs: Runs, storage: Storage) -> None:
         self._ledger = ledger
+        self._runs = runs
+        self._storage = storage
 
     @activity.defn(name="write_kill")
     async def write_kill(self, kill: WriteKill) -> KillState:
         """G4: after this returns, no reservation of this run can succeed. Safe to repeat."""
         at = await asyncio.to_thread(self._ledger.engage, run_scope(kill.run_id), kill.reason, kill.by)
         return KillState(engaged=True, reason=kill.reason, by=kill.by, acknowledged_at=at // 1000)
+
+    @activity.defn(name="archive")
+    async def archive(self, wanted: Archive) -> Segment:
+        """Store a part of the run's transcript, with the calls and approvals of that time. Safe to repeat.
+
+        The content comes from this worker's memory or from the run's queries, so history doesn't hold it again.
+        """
+        texts, head = await self._runs.part(wanted.capsule, wanted.cursor, wanted.transcript, wanted.since, wanted.until)
+        run = await self._runs.summary()
+        approvals = {a.request.approval_id: a for a in run.approvals}
+        script = None
+        if wanted.since == 0:
+            _, script = await self._runs.transcript(wanted.capsule, wanted.cursor, wanted.transcript, scripted=True)
+        stored = StoredSegment(
+            messages=tuple(texts),
+            calls=run.calls[: wanted.calls],
+            approvals=tuple(approvals[name] for name in wanted.approvals),
+            script=script,
+        )
+        try:
+            key = await write_segment(self._storage, stored)
+        except RemitError as e:
+            raise ApplicationError(e.message, type=e.code) from None  # retried: nothing is lost meanwhile
+        return Segment(key=key, since=wanted.since, until=wanted.until, head=head, calls=wanted.calls)

@@ -6,11 +6,17 @@ from dataclasses import dataclass, field
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.segments import read_segment
+from activities.storage import Storage
 from policies.canonical import chain
-from workflows.messages import Capsule, Message, ScriptTurn, TranscriptPage
+from policies.errors import RemitError
+from workflows.messages import Capsule, Message, RunSummary, ScriptTurn, Segment, TranscriptPage, Window
 from workflows.state import parse_message
+from workflows.window import shown
 
 __all__ = ["Runs"]
+
+MISMATCH = "The run's transcript isn't the one that this call names."
 
 
 @dataclass
@@ -20,16 +26,27 @@ class _Run:
     started: bool = False
     texts: list[str] = field(default_factory=list[str])
     heads: list[str] = field(default_factory=list[str])
-    messages: list[Message] = field(default_factory=list[Message])
+    parsed: dict[int, Message] = field(default_factory=dict[int, Message])
     loose: dict[int, str] = field(default_factory=dict[int, str])
+    size: int = 0
 
     def extend(self, text: str) -> None:
         self.heads.append(chain(self.heads[-1] if self.heads else "", text))
         self.texts.append(text)
-        self.messages.append(parse_message(text))
+        self.size += len(text)
+
+    def message(self, index: int) -> Message:
+        """Message `index`; parsed when it is shown, for a compacted conversation shows few of them."""
+        found = self.parsed.get(index)
+        if found is None:
+            found = self.parsed[index] = parse_message(self.texts[index])
+        return found
 
     def cut(self, length: int) -> None:
-        del self.texts[length:], self.heads[length:], self.messages[length:]
+        for index in range(length, len(self.texts)):
+            self.size -= len(self.texts[index])
+            self.parsed.pop(index, None)
+        del self.texts[length:], self.heads[length:]
 
     def take_loose(self, cursor: int) -> None:
         while len(self.texts) < cursor and len(self.texts) in self.loose:
@@ -42,16 +59,25 @@ class _Run:
 class Runs:
     """Capsules and transcripts of the runs that this worker touched last, by capsule digest."""
 
-    def __init__(self, limit: int = 1000) -> None:
+    def __init__(self, storage: Storage, limit: int = 1000, limit_characters: int = 256_000_000) -> None:
+        """`storage`: where earlier parts of long runs lie."""
+        self._storage = storage
         self._limit = limit
+        self._limit_characters = limit_characters
         self._runs: OrderedDict[str, _Run] = OrderedDict()
 
     def _run(self, digest: str) -> _Run:
         run = self._runs.setdefault(digest, _Run())
         self._runs.move_to_end(digest)
-        while len(self._runs) > self._limit:
+        if len(self._runs) > self._limit:
             self._runs.popitem(last=False)
         return run
+
+    def _shrink(self) -> None:
+        """Forget the runs that were touched longest ago, but the last one, until the rest fits."""
+        total = sum(run.size for run in self._runs.values())
+        while total > self._limit_characters and len(self._runs) > 1:
+            total -= self._runs.popitem(last=False)[1].size
 
     def admitted(self, capsule: Capsule) -> None:
         self._run(capsule.digest).capsule = capsule
@@ -77,9 +103,22 @@ class Runs:
         return capsule
 
     async def transcript(
-        self, digest: str, cursor: int, head: str, *, scripted: bool
+        self, digest: str, cursor: int, head: str, *, scripted: bool, window: Window | None = None
     ) -> tuple[list[Message], tuple[ScriptTurn, ...] | None]:
-        """The first `cursor` messages, whose running digest must be `head`, and the run's script if it has one."""
+        """What `window` shows of the first `cursor` messages, whose running digest must be `head`; and the run's script."""
+        run = await self._confirmed(digest, cursor, head, scripted=scripted)
+        return shown(window, cursor, run.message), run.script
+
+    async def part(self, digest: str, cursor: int, head: str, since: int, until: int) -> tuple[list[str], str]:
+        """The texts of some of those messages, and the running digest up to the last of them."""
+        run = await self._confirmed(digest, cursor, head, scripted=False)
+        return run.texts[since:until], run.heads[until - 1]
+
+    async def summary(self) -> RunSummary:
+        """What the activity's own workflow says of itself."""
+        return await _self().query("status", result_type=RunSummary)
+
+    async def _confirmed(self, digest: str, cursor: int, head: str, *, scripted: bool) -> _Run:
         run = self._run(digest)
         run.take_loose(cursor)
         if not run.agrees(cursor, head) or (scripted and not run.started):
@@ -88,20 +127,34 @@ class Runs:
             if not run.agrees(cursor, head):
                 await self._fetch(run, 0, cursor)
             if not run.agrees(cursor, head):
-                raise ApplicationError("The run's transcript isn't the one that this call names.", type="transcript_mismatch")
+                raise ApplicationError(MISMATCH, type="transcript_mismatch")
+        self._shrink()
         run.loose = {slot: text for slot, text in run.loose.items() if slot >= cursor}
-        return run.messages[:cursor], run.script
+        return run
 
     async def _fetch(self, run: _Run, since: int, cursor: int) -> None:
         run.cut(since)
         while True:
             page = await _self().query("transcript", len(run.texts), result_type=TranscriptPage)
-            if page.since == 0:
+            for segment in page.segments:
+                await self._load(run, segment)
+            if page.since == 0 and not page.segments:
                 run.script, run.started = page.script, True
             for text in page.messages:
                 run.extend(text)
             if len(run.texts) >= cursor or not page.messages:
                 return run.cut(cursor)
+
+    async def _load(self, run: _Run, segment: Segment) -> None:
+        try:
+            stored = await read_segment(self._storage, segment)
+        except RemitError as e:
+            raise ApplicationError(e.message, type=e.code) from None  # retried: a worker that has it may take it up
+        run.cut(segment.since)
+        for text in stored.messages:
+            run.extend(text)
+        if segment.since == 0:
+            run.script, run.started = stored.script, True
 
 
 def _self():

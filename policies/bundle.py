@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from functools import cached_property, lru_cache
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import cedarpy
 from pydantic import Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ __all__ = [
     "ApprovalRules",
     "Bundle",
     "CompiledPolicy",
+    "ContextRules",
     "Escalation",
     "Limits",
     "ResultLimits",
@@ -74,6 +75,20 @@ class ResultLimits(Frozen):
     bytes: int = Field(default=16_384, ge=8192, le=1_000_000)
 
 
+class ContextRules(Frozen):
+    """How a long conversation is kept within a model's context window.
+
+    Attributes:
+        tokens: how many input tokens a model call may take before older turns are compacted; None for any number.
+        strategy: the older turns' tool results are dropped, or the turns are replaced by a summary that the model writes.
+        keep_turns: the newest turns, which stay as they are; at least as many older ones are compacted at once.
+    """
+
+    tokens: int | None = Field(default=None, ge=1)
+    strategy: Literal["drop_tool_results", "summarise"] = "drop_tool_results"
+    keep_turns: int = Field(default=10, ge=1, le=1000)
+
+
 class Limits(Frozen):
     """The content of a bundle's `limits.toml`."""
 
@@ -81,6 +96,7 @@ class Limits(Frozen):
     approvals: ApprovalRules = Field(default_factory=ApprovalRules)
     writes: WriteLimits = Field(default_factory=WriteLimits)
     results: ResultLimits = Field(default_factory=ResultLimits)
+    context: ContextRules = Field(default_factory=ContextRules)
 
     @model_validator(mode="after")
     def _escalates_in_time(self) -> Self:

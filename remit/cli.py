@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from activities.storage import storage_at
 from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
@@ -88,7 +89,7 @@ def _do(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _remit(settings: Settings) -> Remit:
-    return Remit(await connect(settings), settings.task_queue)
+    return Remit(await connect(settings), settings.task_queue, storage_at(settings.storage_place))
 
 
 # ---- engine -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import get_args
@@ -24,6 +24,8 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.segments import read_segment
+from activities.storage import Storage
 from policies.approvals import Approval, decision_payload
 from policies.errors import ApprovalRefused, InvalidInput, NotFound, RemitError, Unavailable
 from policies.models import Frozen, RunStatus
@@ -38,7 +40,9 @@ from workflows.messages import (
     RunResult,
     RunSummary,
     ScriptTurn,
+    Segment,
     StartInput,
+    StoredSegment,
     TranscriptPage,
 )
 from workflows.state import OPEN
@@ -94,9 +98,11 @@ class RunRow(Frozen):
 class Remit:
     """Runs on one Temporal namespace."""
 
-    def __init__(self, client: Client, task_queue: str = "remit") -> None:
+    def __init__(self, client: Client, task_queue: str = "remit", storage: Storage | None = None) -> None:
+        """`storage`: where workers keep earlier parts of long runs, to show these whole."""
         self.client = client
         self._queue = task_queue
+        self._storage = storage
 
     async def start(
         self,
@@ -177,8 +183,20 @@ class Remit:
                 raise RunFailed(str(e)) from None
 
     async def seen(self, workflow_id: str) -> RunSummary:
-        """`status`, and what Temporal alone knows: that the run was terminated or timed out, which it never noticed."""
+        """`status`, with what lies in storage, and what Temporal alone knows: that the run was terminated or timed out.
+
+        Raises:
+            StoredValueLost: a part of the run isn't in this process's storage.
+        """
         summary = await self.status(workflow_id)
+        stored = await self._stored(summary.segments)
+        summary = summary.model_copy(
+            update={
+                "calls": tuple(c for s in stored for c in s.calls) + summary.calls,
+                "approvals": tuple(a for s in stored for a in s.approvals) + summary.approvals,
+                "segments": (),
+            }
+        )
         if summary.status not in OPEN:
             return summary
         found = (await self.describe(workflow_id)).status
@@ -194,16 +212,26 @@ class Remit:
         return summary.model_copy(update=ended)
 
     async def transcript(self, workflow_id: str) -> list[str]:
-        """Every message of the run, as JSON text."""
+        """Every message of the run, as JSON text.
+
+        Raises:
+            StoredValueLost: a part of the run isn't in this process's storage.
+        """
         texts: list[str] = []
         with _answers(workflow_id):
             while True:
                 page = await self.handle(workflow_id).query(
                     "transcript", len(texts), result_type=TranscriptPage, rpc_timeout=ANSWER
                 )
+                texts += [text for s in await self._stored(page.segments) for text in s.messages]
                 texts += page.messages
                 if len(texts) >= page.total or not page.messages:
                     return texts
+
+    async def _stored(self, segments: Sequence[Segment]) -> list[StoredSegment]:
+        if segments and self._storage is None:
+            raise InvalidInput("Earlier parts of this run lie in storage; give `Remit` the workers' storage to read them.")
+        return [await read_segment(self._storage, s) for s in segments if self._storage]
 
     async def approval(self, workflow_id: str, approval_id: str | None) -> tuple[RunSummary, Approval]:
         """The approval called `approval_id`, or the only pending one.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -49,11 +49,13 @@ from workflows.messages import (
     ToolRequest,
     TranscriptPage,
     UserMessage,
+    Window,
     WriteKill,
 )
-from workflows.state import RunState
+from workflows.state import OpenTurn, RunState
 from workflows.turn import Bound, Call, Turn
 from workflows.view import cockpit
+from workflows.window import summary_note
 
 __all__ = ["AgentRun"]
 
@@ -61,6 +63,7 @@ MAX_APPROVAL_ROUNDS = 3
 MAX_STRANGERS = 50
 STRONG = 2
 DECIDE_AGAIN = "decide_again"
+LAST = ("killed", "indeterminate")  # outcomes after which nothing more is done
 RENEW_SECONDS = 60
 
 
@@ -70,6 +73,14 @@ class Halted(Exception):
 
 class Escalated(Exception):
     """A human must take over; the argument names why."""
+
+
+class Parked(Exception):
+    """The run goes on in a new history; this call waits for people, and waits on there."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call.index)
+        self.call = call
 
 
 @workflow.defn(name=AGENT_RUN)
@@ -107,6 +118,8 @@ class AgentRun:
         meeting = asyncio.create_task(self._meet())
         try:
             await self._watch(plan)
+            if self._roll_over:
+                await workflow.wait_condition(lambda: self._state.kill.engaged or workflow.all_handlers_finished())
         except asyncio.CancelledError:
             if workflow.cancellation_reason() is None:
                 raise  # the worker drops this run from its cache; nobody cancelled anything
@@ -115,7 +128,6 @@ class AgentRun:
         if self._state.kill.engaged:
             await _uncancelled(self._kill(plan))
         elif self._roll_over:
-            await workflow.wait_condition(workflow.all_handlers_finished)
             workflow.continue_as_new(self._state)
         await _uncancelled(self._close(plan))
         meeting.cancel()
@@ -145,14 +157,19 @@ class AgentRun:
         self._set_status("running")
         try:
             while True:
-                if workflow.info().is_continue_as_new_suggested():
-                    self._roll_over = True
-                    return
-                message, turn, calls = await self._decide()
-                if not calls:
-                    self._finish(message)
-                    return
-                await self._carry_out(turn, calls)
+                if state.turn:
+                    turn, calls = self._reopened(state.turn)
+                elif self._full():
+                    return await self._roll()
+                else:
+                    message, turn, calls = await self._decide()
+                    if not calls:
+                        self._finish(message)
+                        return None
+                    self._check_loops(calls)
+                state.turn = await self._carry_out(turn, calls)
+                if state.turn:
+                    return await self._roll()
                 state.step += 1
                 self._publish()
         except UsageLimitExceeded as e:
@@ -160,6 +177,14 @@ class AgentRun:
         except Escalated as e:
             state.stopped_by, state.summary = str(e), "A person must look at this run before anything is repeated."
             self._set_status("escalated")
+
+    async def _roll(self) -> None:
+        """Go on in a new history, once what is long lies in storage."""
+        state = self._state
+        if gone := state.to_archive():
+            state.archived(gone, await ports.archive(gone, summary=f"messages {gone.since} to {gone.until - 1} to storage"))
+            self._check()
+        self._roll_over = True
 
     # ---- 1. admit -----------------------------------------------------------------------------------------------
 
@@ -185,20 +210,8 @@ class AgentRun:
         """The model's next turn, its calls judged. A turn that needs the strong model is dropped, and decided again by it."""
         state, capsule = self._state, self._capsule
         while True:
-            budgets.check_model(state.usage, state.limits)
-            answer = await ports.call_model(
-                CallModel(
-                    cursor=len(state.messages),
-                    transcript=state.head,
-                    capsule=capsule.digest,
-                    tier=state.tier,
-                    step=state.step,
-                    paging=bool(state.refs),
-                ),
-                summary=f"step {state.step}: {capsule.route.choose(state.tier).model} decides",
-            )
-            self._check()
-            self._charge(answer)
+            await self._compact()
+            answer = await self._ask("decides")
             requests = Turn.requests(answer.message)
             await self._renew(needed=bool(requests))
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
@@ -209,8 +222,44 @@ class AgentRun:
                 state.tier = STRONG
                 continue
             state.usage = charged
+            state.began(capsule.context_rules, answer.usage.input_tokens)
             state.append(answer.message)
             return answer.message, turn, list(calls)
+
+    async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
+        """One model call, charged."""
+        state, capsule = self._state, self._capsule
+        budgets.check_model(state.usage, state.limits)
+        answer = await ports.call_model(
+            CallModel(
+                cursor=state.length,
+                transcript=state.head,
+                capsule=capsule.digest,
+                tier=state.tier,
+                step=state.step,
+                window=state.window,
+                summarise=summarise,
+                paging=bool(state.refs),
+            ),
+            summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
+        )
+        self._check()
+        self._charge(answer)
+        return answer
+
+    async def _compact(self) -> None:
+        """Show the model less of the older turns from now on, if the last call took more tokens than the bundle lets it."""
+        state, rules = self._state, self._capsule.context_rules
+        until = state.compactable(rules)
+        if until is None:
+            return
+        summary = ""
+        if rules.strategy == "summarise":
+            summary = (await self._ask("sums up", summarise=until)).message.text.strip()
+        # Where the model gave no summary, only the tool results are left out.
+        state.compacted(Window(until=until, note=state.length if summary else None))
+        if summary:
+            state.append(summary_note(summary))
 
     async def _renew(self, *, needed: bool) -> None:
         """Mint the capability for reads anew before it ends."""
@@ -252,24 +301,32 @@ class AgentRun:
 
     # ---- 4. approve ---------------------------------------------------------------------------------------------
 
-    async def _approve(self, turn: Turn, call: Call, bound: Bound, rounds: int) -> Approval:
+    async def _approve(self, turn: Turn, call: Call, bound: Bound) -> Approval:
         """Put the action before people and wait for what they decide: an approval, or an edit.
 
         Raises:
             ToolRefusal: `rejected` or `approval_expired`.
+            Parked: nobody has decided, and the run goes on in a new history.
         """
         state = self._state
-        request = turn.approval_request(call, bound, rounds, self._now())
+        request = turn.approval_request(call, bound, call.rounds, self._now())
         name = request.approval_id
-        state.approvals[name] = Approval(request=request)
-        state.judged[name] = turn.facts(bound, call.recorded)
+        if name in state.approvals:  # it was asked for in an earlier history
+            request = state.approvals[name].request
+        else:
+            state.approvals[name] = Approval(request=request)
+            state.judged[name] = turn.facts(bound, call.recorded)
         self._set_status("waiting_for_approval")
         for step in self._capsule.approval_rules.escalation:
+            if request.requested_at + step.after_seconds <= (state.approvals[name].escalated_at or 0):
+                continue
             if await self._decided(name, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"):
                 break
             state.escalate(name, self._capsule.approval_rules, self._now())
             self._publish()
         if not await self._decided(name, request.expires_at, "then it expires"):
+            if self._now() < request.expires_at:
+                raise Parked(call)
             state.settle(name, "expired")
         state.judged.pop(name, None)
         self._check()
@@ -283,12 +340,12 @@ class AgentRun:
         return approval
 
     async def _decided(self, name: str, until: int, then: str) -> bool:
-        """Wait until somebody has decided on the approval `name`, or until that time."""
+        """Wait until somebody has decided on the approval `name`, until that time, or until this history is full."""
         approvals = self._state.approvals
         request = approvals[name].request
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: approvals[name].status != "pending",
+                lambda: approvals[name].status != "pending" or self._full(),
                 timeout=timedelta(seconds=max(0, until - self._now())),
                 timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}, {then}"[:190],
             )
@@ -308,32 +365,58 @@ class AgentRun:
 
     # ---- 5. act -------------------------------------------------------------------------------------------------
 
-    async def _carry_out(self, turn: Turn, calls: list[Call]) -> None:
-        """Make the calls of one turn, concurrently and independent of one another; then 6. observe, in their order."""
-        state = self._state
+    def _check_loops(self, calls: list[Call]) -> None:
         for call in calls:
             arguments = json.dumps(call.bound.values, sort_keys=True) if call.bound else call.request.arguments
-            count = state.seen_before(call.request.name, arguments)
-            budgets.check_identical(count, state.limits, call.request.name[:80])
-        tasks = [asyncio.create_task(self._perform(turn, c)) for c in calls]
+            count = self._state.seen_before(call.request.name, arguments)
+            budgets.check_identical(count, self._state.limits, call.request.name[:80])
+
+    async def _carry_out(self, turn: Turn, calls: list[Call]) -> OpenTurn | None:
+        """Make the calls of one turn, concurrently and independent of one another; then 6. observe, in their order.
+
+        Returns:
+            What the next history must go on with, when this one is full and calls wait for people.
+        """
+        state = self._state
+        done = state.turn.done if state.turn else {}
+        tasks = {c.index: asyncio.create_task(self._perform(turn, c)) for c in calls if c.index not in done}
         try:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
         finally:
-            # Also while the run is being halted: a write that was in flight has happened all the same, and must show.
-            for call, task in zip(calls, tasks, strict=True):
-                if task.done() and not task.cancelled() and not task.exception():
-                    turn.observe(call, task.result())
+            ended = {i: task for i, task in tasks.items() if task.done() and not task.cancelled()}
+            errors = {i: error for i, task in ended.items() if (error := task.exception())}
+            done |= {i: task.result() for i, task in ended.items() if i not in errors}
+            parked = {i: error.call for i, error in errors.items() if isinstance(error, Parked)}
+            last = self._halted or len(parked) < len(errors) or any(o.status in LAST for o in done.values())
+            if last or not parked:
+                # Also while the run is being halted: a write that was in flight has happened all the same, and must show.
+                self._observe(turn, calls, done)
         self._check()
-        found = [task.result() for task in tasks]
-        if any(o.reason == DECIDE_AGAIN for o in found):
+        for i, error in errors.items():
+            if i not in parked:
+                raise error
+        if any(o.reason == DECIDE_AGAIN for o in done.values()):
             state.tier = STRONG
-        if any(o.status == "killed" for o in found):
+        if any(o.status == "killed" for o in done.values()):
             self._engage_kill("a kill switch covers this run", "ledger")
             raise Halted
-        if any(o.status == "indeterminate" for o in found):
+        if any(o.status == "indeterminate" for o in done.values()):
             raise Escalated("outcome_indeterminate")
+        if parked:
+            return turn.leave_open([parked.get(c.index, c) for c in calls], done)
         for call in calls:
             budgets.check_attempts(state.failures, state.limits, call.request.name)
+        return None
+
+    def _reopened(self, left: OpenTurn) -> tuple[Turn, list[Call]]:
+        return Turn.reopened(self._state, self._capsule, registry.current(), left)
+
+    def _observe(self, turn: Turn, calls: list[Call], done: Mapping[int, ToolOutcome]) -> None:
+        """Put what came of the calls into the transcript, in their order."""
+        self._state.turn = None
+        for call in calls:
+            if call.index in done:
+                turn.observe(call, done[call.index])
 
     async def _perform(self, turn: Turn, call: Call) -> ToolOutcome:
         bound = call.bound
@@ -364,12 +447,12 @@ class AgentRun:
 
     async def _write(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
         """Approve as often as the sums outside and edits demand it, then execute."""
-        for rounds in count():
+        for rounds in count(call.rounds):
             if rounds - len(call.edits) == MAX_APPROVAL_ROUNDS:
                 break
             approval: Approval | None = None
             if call.verdict and call.verdict.decision == "require_approval":
-                approval = await self._approve(turn, call, bound, rounds)
+                approval = await self._approve(turn, replace(call, rounds=rounds), bound)
                 if approval.edit:
                     # An edit is a new action: other facts, another verdict, another digest, and nobody has approved it.
                     await self._renew(needed=True)  # people took their time
@@ -502,6 +585,9 @@ class AgentRun:
         self._closing = True
         for approval in state.pending:
             state.settle(approval.request.approval_id, "cancelled")
+        if state.turn:  # it was to go on in a new history, and was killed before
+            turn, calls = self._reopened(state.turn)
+            self._observe(turn, calls, state.turn.done)
         if not self._halted and (error := plan.exception()):
             self._fail(error)
         self._publish()
@@ -602,6 +688,10 @@ class AgentRun:
     @workflow.query
     def capsule(self) -> Capsule:
         return self._capsule
+
+    def _full(self) -> bool:
+        """Whether this history should end soon, and the run go on in a new one."""
+        return workflow.info().is_continue_as_new_suggested()
 
     # ---- small helpers ------------------------------------------------------------------------------------------
 

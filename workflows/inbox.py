@@ -124,7 +124,7 @@ def count_decision(state: RunState, run_id: str, request: DecideSignal, now: int
     if _name(decision) in state.nonces:
         return approval
     after = approvals.add_decision(approval, decision)
-    state.nonces.append(_name(decision))
+    state.counted(_name(decision))
     state.approvals[request.approval_id] = after
     return after
 

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue
 from temporalio.common import SearchAttributeKey
 
 from policies.approvals import Approval
-from policies.bundle import ApprovalRules, Bundle, WriteLimits
+from policies.bundle import ApprovalRules, Bundle, ContextRules, WriteLimits
 from policies.canonical import digest
 from policies.identity import Directory
 from policies.models import (
@@ -40,6 +40,7 @@ __all__ = [
     "SEARCH_ATTRIBUTES",
     "TASK_QUEUE",
     "Admission",
+    "Archive",
     "AssistantMessage",
     "CallModel",
     "Capsule",
@@ -62,7 +63,9 @@ __all__ = [
     "RunSummary",
     "ScriptCall",
     "ScriptTurn",
+    "Segment",
     "StartInput",
+    "StoredSegment",
     "TokenUsage",
     "ToolCallView",
     "ToolMessage",
@@ -70,6 +73,7 @@ __all__ = [
     "ToolRequest",
     "TranscriptPage",
     "UserMessage",
+    "Window",
     "WriteKill",
 ]
 
@@ -241,6 +245,11 @@ class Capsule(Frozen):
         return self.bundle.limits().approvals
 
     @cached_property
+    def context_rules(self) -> ContextRules:
+        """When the conversation is compacted, as the pinned bundle says."""
+        return self.bundle.limits().context
+
+    @cached_property
     def write_limits(self) -> WriteLimits:
         """How many writes the pinned bundle lets through."""
         return self.bundle.limits().writes
@@ -268,13 +277,27 @@ class ReadPeople(Frozen):
     kids: tuple[str, ...]
 
 
+class Window(Frozen):
+    """What a compacted conversation leaves out; indexes are those of messages in the transcript.
+
+    Attributes:
+        until: the first message that is shown as it is.
+        note: the message that sums up what comes before `until`; None when only tool results are left out there.
+    """
+
+    until: int
+    note: int | None = None
+
+
 class CallModel(Frozen):
     """Input of `call_model`: a cursor into the transcript, not the transcript.
 
     Attributes:
-        cursor: how many messages the model is to see.
+        cursor: how many messages there are.
         transcript: running digest of those messages.
         capsule: digest of the run's capsule.
+        window: what of them the model is shown; all when None.
+        summarise: instead of taking a turn, the model sums up what it is shown before this message.
         paging: whether the run has a result that the model may read on in.
     """
 
@@ -283,6 +306,8 @@ class CallModel(Frozen):
     capsule: str
     tier: int
     step: int
+    window: Window | None = None
+    summarise: int | None = None
     paging: bool = False
 
 
@@ -436,32 +461,6 @@ class Refused(Frozen):
     at: int
 
 
-class TranscriptPage(Frozen):
-    """Answer of the query `transcript`: each message as its JSON text, once."""
-
-    since: int
-    total: int
-    digest: str
-    messages: tuple[str, ...]
-    script: tuple[ScriptTurn, ...] | None = None
-
-
-class RunResult(Frozen):
-    """What a closed run returns. `summary` is the model's claim; `writes` and `refused` are what really came of its calls."""
-
-    run_id: str
-    workflow_id: str
-    agent: str
-    outcome: RunStatus
-    summary: str
-    stopped_by: str = ""
-    usage: Usage
-    closed_at: int
-    writes: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-    cost_usd: float = 0.0
-
-
 class ToolCallView(Frozen):
     """One tool call as operators see it."""
 
@@ -476,11 +475,93 @@ class ToolCallView(Frozen):
     detail: str = ""
 
 
+class Segment(Frozen):
+    """A finished part of a run that lies in storage, and not in the run's state any more.
+
+    Attributes:
+        key: where, as `activities.storage` gave it.
+        since, until: its messages, `until` not included.
+        head: the running digest of the transcript up to there.
+        calls: how many tool calls are described in it.
+    """
+
+    key: str
+    since: int
+    until: int
+    head: str
+    calls: int
+
+
+class StoredSegment(Frozen):
+    """What a segment holds, as JSON in storage. `script` is in the first one of a scripted run."""
+
+    messages: tuple[str, ...]
+    calls: tuple[ToolCallView, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    script: tuple[ScriptTurn, ...] | None = None
+
+
+class Archive(Frozen):
+    """Input of `archive`: which part of the run is to go to storage.
+
+    Attributes:
+        cursor, transcript: how many messages there are, and their running digest.
+        since, until: the messages that go.
+        calls: how many of the run's tool calls go, oldest first; `approvals` are the ids of those that go.
+    """
+
+    capsule: str
+    cursor: int
+    transcript: str
+    since: int
+    until: int
+    calls: int
+    approvals: tuple[str, ...] = ()
+
+
+class TranscriptPage(Frozen):
+    """Answer of the query `transcript`: each message as its JSON text, once.
+
+    Attributes:
+        since: the first message that was asked for.
+        segments: where the ones before `messages` lie, if they lie in storage.
+    """
+
+    since: int
+    total: int
+    digest: str
+    messages: tuple[str, ...]
+    script: tuple[ScriptTurn, ...] | None = None
+    segments: tuple[Segment, ...] = ()
+
+
+class RunResult(Frozen):
+    """What a closed run returns. `summary` is the model's claim; `writes` and `refused` are what really came of its calls.
+
+    Attributes:
+        segments: where what came of earlier calls is described, in a run so long that they went to storage.
+    """
+
+    run_id: str
+    workflow_id: str
+    agent: str
+    outcome: RunStatus
+    summary: str
+    stopped_by: str = ""
+    usage: Usage
+    closed_at: int
+    writes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    cost_usd: float = 0.0
+    segments: tuple[Segment, ...] = ()
+
+
 class RunSummary(Frozen):
     """Answer of the query `status`.
 
     Attributes:
         judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
+        segments: where earlier calls and approvals of a long run are described.
     """
 
     run_id: str
@@ -504,3 +585,4 @@ class RunSummary(Frozen):
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
     judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
+    segments: tuple[Segment, ...] = ()

@@ -8,6 +8,7 @@ from temporalio.workflow import ActivityCancellationType
 
 __all__ = [
     "ADMIT",
+    "ARCHIVE",
     "GIVE_UP",
     "KILL",
     "MINT",
@@ -39,6 +40,12 @@ def _retry(attempts: int, *, initial: float = 0.5, longest: float = 10.0) -> Ret
 
 
 ADMIT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=30), "retry_policy": _retry(20)}
+
+# Nothing goes on until it has landed: the run waits for its storage, and can be killed meanwhile.
+ARCHIVE: ActivityOptions = {
+    "start_to_close_timeout": timedelta(seconds=60),
+    "retry_policy": _retry(1_000, initial=0.5, longest=60.0),
+}
 
 MODEL: ActivityOptions = {
     # A dead worker is found by the missing heartbeat, not after the whole timeout.

@@ -9,6 +9,7 @@ from policies.identity import Directory
 from workflows import options
 from workflows.messages import (
     Admission,
+    Archive,
     CallModel,
     Capsule,
     ExecuteTool,
@@ -20,12 +21,14 @@ from workflows.messages import (
     ReadPeople,
     ReadTool,
     RecordedFacts,
+    Segment,
     ToolOutcome,
     WriteKill,
 )
 
 __all__ = [
     "admit",
+    "archive",
     "call_model",
     "execute_tool",
     "give_up",
@@ -41,6 +44,10 @@ T = TypeVar("T")
 
 async def admit(arg: Admission, *, summary: str) -> Capsule:
     return await workflow.execute_activity("admit", arg, result_type=Capsule, summary=summary, **options.ADMIT)
+
+
+async def archive(arg: Archive, *, summary: str) -> Segment:
+    return await workflow.execute_activity("archive", arg, result_type=Segment, summary=summary, **options.ARCHIVE)
 
 
 async def call_model(arg: CallModel, *, summary: str) -> ModelTurn:

@@ -6,29 +6,39 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from policies.approvals import Approval
-from policies.bundle import ApprovalRules, explain
+from policies.bundle import ApprovalRules, ContextRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
 from policies.identity import Directory
-from policies.models import ActionFacts, ApprovalStatus, Risk, RunStatus, Usage, UsageLimits
+from policies.models import ActionFacts, ApprovalStatus, Frozen, Risk, RunStatus, Usage, UsageLimits, Verdict
 from workflows.messages import (
+    Archive,
     Capsule,
     KillState,
     Message,
     Minted,
+    RecordedFacts,
     Refused,
     RunResult,
     RunSummary,
+    Segment,
     StartInput,
     ToolCallView,
+    ToolOutcome,
+    ToolRequest,
     TranscriptPage,
+    Window,
 )
 
-__all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "RunState", "parse_message"]
+__all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "OpenCall", "OpenTurn", "RunState", "parse_message"]
 
 OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "paused")
 MAX_REFUSED = 20
-PAGE_BYTES = 1_000_000
+PAGE_BYTES = 400_000
+ARCHIVE_BYTES = 256_000
+"""A transcript shorter than this goes on in the state of the next history, and needs no storage."""
+MAX_IDENTICAL = 2_000
+MAX_NONCES = 1_000
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 
@@ -36,20 +46,57 @@ def parse_message(text: str) -> Message:
     return _MESSAGE.validate_json(text)
 
 
+class OpenCall(Frozen):
+    """A call of a turn that the next history goes on with.
+
+    Attributes:
+        request: the call as people edited it, if they did.
+        refused: reason and sentence of a call that won't be made.
+        rounds: how often it was put before people already.
+        outcome: what came of it; None while it waits for people.
+    """
+
+    index: int
+    slot: int
+    request: ToolRequest
+    recorded: RecordedFacts | None = None
+    verdict: Verdict | None = None
+    refused: tuple[str, str] | None = None
+    edits: tuple[Approval, ...] = ()
+    rounds: int = 0
+    outcome: ToolOutcome | None = None
+
+
+class OpenTurn(Frozen):
+    """The turn at hand when a run went on in a new history: some of its calls still wait for people."""
+
+    calls_used: int
+    calls: tuple[OpenCall, ...]
+
+    @property
+    def done(self) -> dict[int, ToolOutcome]:
+        """What came of its calls so far, by index."""
+        return {c.index: c.outcome for c in self.calls if c.outcome}
+
+
 class RunState(BaseModel):
     """A run as it stands. Add optional fields only: continued runs carry older forms of it.
 
     Attributes:
-        messages: the transcript, each message once, as JSON text; `head` is its running digest.
+        messages: the transcript, each message once, as JSON text, after what lies in `segments`; `head` is the running digest
+            of all of it.
         step: turns that were acted on; part of each idempotency key.
         failures: failed tries in a row, by tool.
-        identical: how often each call was made, by digest of tool and arguments.
+        identical: how often each of the latest calls was made, by digest of tool and arguments.
         judged: what the verdict on each pending approval rested on.
         nonces: of decisions that counted, so that a repeated one changes nothing.
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
         refs: results of this run that were too long to show; the model may read on in them, and in no others.
         deadline: Unix seconds at which the run's wall time is over.
+        turn: the turn that an earlier history left open.
+        starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
+        context_tokens: input tokens of the latest model call, until the conversation is compacted.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -80,6 +127,11 @@ class RunState(BaseModel):
     capability: Minted | None = None
     refs: list[str] = Field(default_factory=list[str])
     deadline: int = 0
+    turn: OpenTurn | None = None
+    segments: list[Segment] = Field(default_factory=list[Segment])
+    window: Window | None = None
+    starts: list[int] = Field(default_factory=list[int])
+    context_tokens: int = 0
     stopped_by: str = ""
     summary: str = ""
 
@@ -109,22 +161,82 @@ class RunState(BaseModel):
         self.messages.append(text)
         self.head = chain(self.head, text)
 
+    def began(self, rules: ContextRules, input_tokens: int) -> None:
+        """A turn is about to start; the model call that made it took `input_tokens`."""
+        if rules.tokens is not None:
+            self.context_tokens = input_tokens
+            self.starts = [*self.starts, self.length][-2 * rules.keep_turns :]
+
+    def compactable(self, rules: ContextRules) -> int | None:
+        """Up to which message the conversation should be compacted now; None when it needn't be, or for too little."""
+        if rules.tokens is None or self.context_tokens <= rules.tokens or len(self.starts) < 2 * rules.keep_turns:
+            return None
+        return self.starts[-rules.keep_turns]
+
+    def compacted(self, window: Window) -> None:
+        """From now on, the model is shown what `window` leaves."""
+        self.window = window
+        self.starts = [start for start in self.starts if start >= window.until]
+        self.context_tokens = 0
+
+    @property
+    def offset(self) -> int:
+        """How many messages lie in storage."""
+        return self.segments[-1].until if self.segments else 0
+
+    @property
+    def length(self) -> int:
+        """How many messages there are."""
+        return self.offset + len(self.messages)
+
+    def to_archive(self) -> Archive | None:
+        """What should go to storage before the run goes on in a new history: all but the turn at hand, if that is much."""
+        if self.capsule is None or sum(map(len, self.messages)) < ARCHIVE_BYTES:
+            return None
+        until, open_turn = self.length, "-"
+        if self.turn:
+            first = self.turn.calls[0]
+            until, open_turn = first.slot - first.index - 1, f"ap-{self.step}-"
+        closed = [k for k, a in self.approvals.items() if a.status != "pending" and not k.startswith(open_turn)]
+        return Archive(
+            capsule=self.capsule.digest,
+            cursor=self.length,
+            transcript=self.head,
+            since=self.offset,
+            until=until,
+            calls=len(self.calls),
+            approvals=tuple(closed),
+        )
+
+    def archived(self, gone: Archive, segment: Segment) -> None:
+        """Forget what lies in storage now."""
+        self.messages = self.messages[gone.until - gone.since :]
+        self.calls = self.calls[gone.calls :]
+        self.approvals = {k: a for k, a in self.approvals.items() if k not in gone.approvals}
+        self.segments.append(segment)
+        self.start = self.start.model_copy(update={"script": None})
+
     def page(self, since: int) -> TranscriptPage:
-        """The transcript from message `since` on, up to about a megabyte of it."""
+        """The transcript from message `since` on, up to `PAGE_BYTES` of it; where the rest is, for what lies in storage."""
         chosen: list[str] = []
         size = 0
-        for text in self.messages[since:]:
+        for text in self.messages[max(0, since - self.offset) :]:
             size += len(text.encode())
             if chosen and size > PAGE_BYTES:
                 break
             chosen.append(text)
         return TranscriptPage(
             since=since,
-            total=len(self.messages),
+            total=self.length,
             digest=self.head,
             messages=tuple(chosen),
             script=self.start.script if since == 0 else None,
+            segments=tuple(s for s in self.segments if s.until > since),
         )
+
+    def counted(self, nonce: str) -> None:
+        """Remember a decision that counted, so that the same one changes nothing when it is sent again."""
+        self.nonces = [*self.nonces, nonce][-MAX_NONCES:]
 
     def refuse(self, name: str, reason: str, message: str, now: int) -> None:
         """Remember that a signal or update counted for nothing; the list is capped, the count isn't."""
@@ -134,8 +246,11 @@ class RunState(BaseModel):
     def seen_before(self, tool: str, arguments: str) -> int:
         """Count a call and say how often it was made with these arguments, this time included."""
         key = digest([tool, arguments])[7:23]
-        self.identical[key] = self.identical.get(key, 0) + 1
-        return self.identical[key]
+        count = self.identical.pop(key, 0) + 1
+        self.identical[key] = count
+        if len(self.identical) > MAX_IDENTICAL:  # the one that was made longest ago
+            del self.identical[next(iter(self.identical))]
+        return count
 
     def failed(self, tool: str, attempts: int = 1) -> None:
         self.failures[tool] = self.failures.get(tool, 0) + attempts
@@ -202,6 +317,7 @@ class RunState(BaseModel):
             refused_total=self.refused_total,
             kill=self.kill,
             judged=self.judged,
+            segments=tuple(self.segments),
         )
 
     def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:
@@ -218,6 +334,7 @@ class RunState(BaseModel):
             writes=tuple(_line(c) for c in self.calls if c.status == "done" and c.idempotency_key),
             refused=tuple(f"{_line(c)}: {c.reason}" for c in self.calls if c.status != "done"),
             cost_usd=self.usage.cost_micro_usd / 1_000_000,
+            segments=tuple(self.segments),
         )
 
 

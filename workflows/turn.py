@@ -1,7 +1,9 @@
 """One tool call of a turn: granted, parsed, judged, named, observed. Pure; what is awaited in between is the loop's."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from policies import approvals
 from policies.approvals import Action, Approval, ApprovalRequest
@@ -26,7 +28,7 @@ from workflows.messages import (
     ToolOutcome,
     ToolRequest,
 )
-from workflows.state import RunState
+from workflows.state import OpenCall, OpenTurn, RunState
 
 __all__ = ["Bound", "Call", "Turn"]
 
@@ -61,6 +63,7 @@ class Call:
         bound: None when the tool isn't granted or its arguments don't parse.
         refusal: why it won't be made.
         edits: the approvals that ended with an edit of it, oldest first.
+        rounds: how often it was put before people already.
     """
 
     index: int
@@ -71,6 +74,7 @@ class Call:
     verdict: Verdict | None = None
     refusal: ToolRefusal | None = None
     edits: tuple[Approval, ...] = ()
+    rounds: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Turn:
 
     def propose(self, index: int, request: ToolRequest) -> Call:
         """The call, if the agent may use the tool and its arguments parse."""
-        call = Call(index=index, slot=len(self.state.messages) + 1 + index, request=request)
+        call = Call(index=index, slot=self.state.length + 1 + index, request=request)
         try:
             spec = self._granted(request.name)
             bound = Bound(spec, spec.parse(request.arguments))
@@ -104,6 +108,45 @@ class Turn:
             return replace(call, bound=bound)
         except ToolRefusal as e:
             return replace(call, refusal=e)
+
+    def leave_open(self, calls: Sequence[Call], done: Mapping[int, ToolOutcome]) -> OpenTurn:
+        """This turn for the history that goes on with it; `done` is what came of calls, by index."""
+
+        def left(call: Call) -> OpenCall:
+            # What was carried out is shown as people edited it.
+            shown = self.edited.get(call.index, call) if call.index in done else call
+            return OpenCall(
+                index=shown.index,
+                slot=shown.slot,
+                request=shown.request,
+                recorded=shown.recorded,
+                verdict=shown.verdict,
+                refused=(shown.refusal.reason, shown.refusal.message) if shown.refusal else None,
+                edits=shown.edits,
+                rounds=shown.rounds,
+                outcome=done.get(call.index),
+            )
+
+        return OpenTurn(calls_used=self.calls_used, calls=tuple(left(c) for c in calls))
+
+    @classmethod
+    def reopened(cls, state: RunState, capsule: Capsule, catalog: Catalog, turn: OpenTurn) -> tuple[Self, list[Call]]:
+        """The turn that an earlier history left open, and its calls. A tool that has changed since is refused."""
+        found = cls(state, capsule, catalog, turn.calls_used)
+        calls = [found._reopened(c) for c in turn.calls]
+        found.edited.update({c.index: c for c in calls if c.edits})
+        return found, calls
+
+    def _reopened(self, left: OpenCall) -> Call:
+        call = replace(
+            self.propose(left.index, left.request),
+            slot=left.slot,
+            recorded=left.recorded,
+            verdict=left.verdict,
+            edits=left.edits,
+            rounds=left.rounds,
+        )
+        return replace(call, refusal=ToolRefusal(*left.refused)) if left.refused else call
 
     def _granted(self, name: str) -> ToolSpec:
         if name == FINAL_ANSWER:

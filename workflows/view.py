@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from policies.approvals import Approval
-from workflows.messages import AssistantMessage, ToolCallView
+from workflows.messages import AssistantMessage
 from workflows.state import OPEN, RunState, parse_message
 
 __all__ = ["cockpit", "usd"]
@@ -61,7 +61,7 @@ def cockpit(state: RunState, workflow_id: str) -> str:
     lines += _ending(state)
     for approval in state.pending:
         lines += _pending(state, approval, workflow_id)
-    lines += _calls(state.calls)
+    lines += _calls(state)
     lines += _decided(state)
     lines += _budgets(state)
     if state.refused_total:
@@ -146,11 +146,14 @@ def _escalation(state: RunState, approval: Approval) -> list[str]:
     return lines
 
 
-def _calls(calls: list[ToolCallView]) -> list[str]:
+def _calls(state: RunState) -> list[str]:
+    calls = state.calls
     if not calls:
         return []
     refused = sum(c.status != "done" for c in calls)
     lines = ["", f"### Tool calls that were answered: {len(calls)}, {refused} of them refused", ""]
+    if state.segments:
+        lines += [f"And {sum(s.calls for s in state.segments)} before them, described in storage.", ""]
     if len(calls) > SHOWN_CALLS:
         lines += [f"The last {SHOWN_CALLS}; all of them: query `status`, or `remit show`.", ""]
     lines += ["| Step | Tool | On | Amount | Outcome |", "|---|---|---|---|---|"]

@@ -21,7 +21,8 @@ class ModelRequest(Frozen):
     """One model call.
 
     Attributes:
-        messages: the whole transcript, oldest first; the first is always a user message.
+        messages: what the model is shown of the transcript, oldest first; the first is always a user message.
+        turn: how many turns the run has had; None when this is none of them, but a summary of them.
         timeout_s: seconds until the call is given up.
         script: the run's script, for the `scripted` provider only.
     """
@@ -30,6 +31,7 @@ class ModelRequest(Frozen):
     system: str
     tools: tuple[ToolOffer, ...]
     messages: Sequence[Message]
+    turn: int | None = 0
     max_output_tokens: int = 4096
     timeout_s: float = 120.0
     script: tuple[ScriptTurn, ...] | None = None

@@ -119,14 +119,13 @@ def _read(answer: object, body: bytes, request: ModelRequest) -> Completion:
     if not isinstance(answer, ChatCompletion):  # HTML comes back as a `str`
         raise _http.bad_response()
     said = answer.choices[0].message
-    turn = sum(isinstance(message, AssistantMessage) for message in request.messages)
     calls: list[ToolRequest] = []
     for index, call in enumerate(said.tool_calls or ()):
         if call.type == "custom":
             continue  # never offered
         # Some servers send no id, or one id for all, and `""` where a tool takes no arguments.
         taken = {other.id for other in calls}
-        call_id = call.id if call.id and call.id not in taken else f"call_{turn}_{index}"
+        call_id = call.id if call.id and call.id not in taken else f"call_{request.turn}_{index}"
         calls.append(ToolRequest(id=call_id, name=call.function.name, arguments=call.function.arguments or "{}"))
     message = AssistantMessage(text=said.content or said.refusal or "", tool_calls=tuple(calls))
     # A server that reports no usage must not be free: budgets would never bite.

@@ -11,22 +11,22 @@ __all__ = ["ScriptedProvider"]
 
 
 class ScriptedProvider:
-    """Answers the n-th model call of a run, counted from 0, with the n-th turn of its script.
+    """Answers the n-th turn of a run, counted from 0, with the n-th turn of its script; a summary with a fixed sentence.
 
-    n is the number of assistant messages in the transcript, so a retried call gets the same turn again.
+    A retried call gets the same turn again.
     """
 
     name = "scripted"
 
     async def complete(self, request: ModelRequest) -> Completion:
-        n = sum(isinstance(message, AssistantMessage) for message in request.messages)
-        turn = _turn(request.script, n)
+        n = request.turn
+        turn = ScriptTurn(text="Scripted summary of the earlier steps.") if n is None else _turn(request.script, n)
         calls = tuple(
             ToolRequest(id=f"call_{n}_{i}", name=call.name, arguments=json.dumps(call.arguments, sort_keys=True))
             for i, call in enumerate(turn.tool_calls)
         )
         message = AssistantMessage(text=turn.text, tool_calls=calls)
-        body = request.model_dump_json(exclude={"script", "timeout_s"}).encode()
+        body = request.model_dump_json(exclude={"script", "timeout_s", "turn"}).encode()
         usage = turn.usage or _http.estimated_usage(body, message)
         return Completion(
             message=message,

@@ -29,7 +29,7 @@ from activities.ledger.store import Ledger
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.identity import Directory
-from remit.connection import CONVERTER
+from remit.connection import converter
 from remit.settings import Settings
 from tools.catalog import Catalog
 from tools.spec import Connector
@@ -162,7 +162,7 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
 async def _serve(settings: Settings, address: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    client = await Client.connect(address, data_converter=CONVERTER)
+    client = await Client.connect(address, data_converter=converter(settings))
     ledger = Ledger(settings.ledger)
     async with worker.working(client, settings, ledger):
         await stop.wait()

@@ -18,7 +18,7 @@ from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
 from activities.results import StoredResults
 from activities.runs import Runs
-from activities.storage import FolderStorage
+from activities.storage import FolderStorage, storage_at
 from activities.tool import ToolActivities
 from policies.approvals import Approval, decision_payload
 from policies.errors import ApprovalRefused
@@ -233,7 +233,7 @@ async def beside(engine: Engine, tmp_path: Path) -> AsyncGenerator[BesideTheWrit
         ledger.keep(kept)
     keys = RootKeys(engine.settings.root_keys_path, env="dev")
     capabilities = Capabilities(ledger, keys, f"{engine.client.namespace}/{engine.settings.task_queue}", 600)
-    runs = Runs()
+    runs = Runs(storage_at(engine.settings.storage_place))
     runs.admitted(capsule)
     given = ExecuteTool.model_validate_json(base64.b64decode(data))
     results = StoredResults(FolderStorage(tmp_path / "other-storage"))

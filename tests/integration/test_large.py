@@ -176,9 +176,10 @@ async def test_a_worker_of_strangers_cannot_read_another_runs_result(engine: Eng
         )
         keys = RootKeys(engine.settings.root_keys_path, env="dev")
         audience = f"{engine.client.namespace}/{engine.settings.task_queue}"
-        results = StoredResults(storage_at(engine.settings.storage_place))
+        storage = storage_at(engine.settings.storage_place)
+        results = StoredResults(storage)
         checks = Capabilities(engine.ledger, keys, audience, 600)
-        tool = ToolActivities(Runs(), engine.ledger, checks, registry.current(), {}, engine.issuer.ensure, results)
+        tool = ToolActivities(Runs(storage), engine.ledger, checks, registry.current(), {}, engine.issuer.ensure, results)
         environment = ActivityEnvironment()
         environment.info = replace(environment.info, workflow_id=caller)
         return await environment.run(tool.read_tool, call)

@@ -100,7 +100,7 @@ async def test_the_retry_of_a_done_write_gets_its_result(engine: Engine, directo
     (effect,) = engine.effects()
     given = await executed(engine, run)
     capsule = await engine.remit.handle(run).query("capsule", result_type=Capsule)
-    runs = Runs()
+    runs = Runs(storage_at(engine.settings.storage_place))
     runs.admitted(capsule)
     business = Sandbox(engine.settings.business_path)
     keys = RootKeys(engine.settings.root_keys_path, env="dev")

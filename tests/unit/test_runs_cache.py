@@ -1,6 +1,7 @@
 """What a worker remembers of runs: only what the chain of digests confirms, asked of the workflow where it must be."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,11 +12,13 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.runs import Runs
+from activities.storage import FolderStorage
 from tests.builders import capsule
 from workflows.messages import AssistantMessage, Capsule, Message, ScriptTurn, StartInput, UserMessage
 from workflows.state import RunState
 
 RUN = "sha256:run"
+STORAGE = FolderStorage(Path("no-such-folder"))
 SCRIPT = (ScriptTurn(text="Done."),)
 
 
@@ -72,7 +75,7 @@ def texts(messages: list[Message]) -> list[str]:
 
 async def test_a_worker_that_knows_nothing_asks() -> None:
     """On a miss the whole transcript comes from the workflow, and from then on only what is new."""
-    workflow, runs = Workflow(state(3)), Runs()
+    workflow, runs = Workflow(state(3)), Runs(STORAGE)
     assert texts(await workflow.transcript(runs)) == workflow.state.messages
     workflow.state.append(say(3))
     assert texts(await workflow.transcript(runs)) == workflow.state.messages
@@ -81,7 +84,7 @@ async def test_a_worker_that_knows_nothing_asks() -> None:
 
 async def test_what_the_worker_wrote_isnt_asked_for() -> None:
     """Messages that this worker made fill their slots, in whatever order they were made."""
-    workflow, runs = Workflow(state(5)), Runs()
+    workflow, runs = Workflow(state(5)), Runs(STORAGE)
     await workflow.transcript(runs, 1)
     for slot in (4, 2, 3, 1):
         runs.wrote(RUN, slot, workflow.state.messages[slot])
@@ -91,7 +94,7 @@ async def test_what_the_worker_wrote_isnt_asked_for() -> None:
 
 async def test_a_gap_is_filled_by_the_workflow() -> None:
     """What another worker made is asked for from the first missing message on."""
-    workflow, runs = Workflow(state(4)), Runs()
+    workflow, runs = Workflow(state(4)), Runs(STORAGE)
     await workflow.transcript(runs, 1)
     runs.wrote(RUN, 1, workflow.state.messages[1])
     runs.wrote(RUN, 3, workflow.state.messages[3])
@@ -101,7 +104,7 @@ async def test_a_gap_is_filled_by_the_workflow() -> None:
 
 async def test_a_message_that_history_never_took_is_thrown_away() -> None:
     """What a lost attempt wrote doesn't fit the chain, so that the workflow's own message replaces it."""
-    workflow, runs = Workflow(state(3)), Runs()
+    workflow, runs = Workflow(state(3)), Runs(STORAGE)
     await workflow.transcript(runs, 1)
     runs.wrote(RUN, 1, AssistantMessage(text="a lost answer").model_dump_json())
     runs.wrote(RUN, 2, workflow.state.messages[2])
@@ -113,7 +116,7 @@ async def test_a_message_that_history_never_took_is_thrown_away() -> None:
 
 async def test_a_later_attempts_message_replaces_an_earlier_ones() -> None:
     """The last message written into a slot is the one that counts."""
-    workflow, runs = Workflow(state(2)), Runs()
+    workflow, runs = Workflow(state(2)), Runs(STORAGE)
     await workflow.transcript(runs, 1)
     runs.wrote(RUN, 1, AssistantMessage(text="first attempt").model_dump_json())
     runs.wrote(RUN, 1, workflow.state.messages[1])
@@ -123,7 +126,7 @@ async def test_a_later_attempts_message_replaces_an_earlier_ones() -> None:
 
 async def test_a_shorter_transcript_is_a_prefix() -> None:
     """A late attempt of an earlier step gets the transcript as it was then, and spoils nothing for later ones."""
-    workflow, runs = Workflow(state(4)), Runs()
+    workflow, runs = Workflow(state(4)), Runs(STORAGE)
     await workflow.transcript(runs)
     assert texts(await workflow.transcript(runs, 2)) == workflow.state.messages[:2]
     assert texts(await workflow.transcript(runs)) == workflow.state.messages
@@ -132,7 +135,7 @@ async def test_a_shorter_transcript_is_a_prefix() -> None:
 
 async def test_a_head_that_isnt_the_runs_is_an_error() -> None:
     """A transcript that can't be confirmed is never given to a model."""
-    workflow, runs = Workflow(state(3)), Runs()
+    workflow, runs = Workflow(state(3)), Runs(STORAGE)
     with pytest.raises(ApplicationError) as caught:
         await workflow.within(runs.transcript, RUN, 3, "another head", scripted=False)
     assert (caught.value.type, caught.value.message) == (
@@ -144,14 +147,14 @@ async def test_a_head_that_isnt_the_runs_is_an_error() -> None:
 
 async def test_a_cursor_past_the_end_is_an_error() -> None:
     """Asked for more messages than there are, it ends with an error and not in a loop."""
-    workflow, runs = Workflow(state(2)), Runs()
+    workflow, runs = Workflow(state(2)), Runs(STORAGE)
     with pytest.raises(ApplicationError, match="transcript"):
         await workflow.within(runs.transcript, RUN, 9, workflow.state.head, scripted=False)
 
 
 async def test_a_long_transcript_comes_in_pages() -> None:
     """Pages are asked for until the cursor is reached."""
-    workflow, runs = Workflow(RunState(start=StartInput(agent="a"))), Runs()
+    workflow, runs = Workflow(RunState(start=StartInput(agent="a"))), Runs(STORAGE)
     for _ in range(3):
         workflow.state.append(UserMessage(text="x" * 700_000))
     messages, _ = await workflow.within(runs.transcript, RUN, 3, workflow.state.head, scripted=False)
@@ -161,7 +164,7 @@ async def test_a_long_transcript_comes_in_pages() -> None:
 
 async def test_a_scripted_run_gets_its_script() -> None:
     """The script is asked for once, even where the worker wrote all messages itself."""
-    workflow, runs = Workflow(state(2, SCRIPT)), Runs()
+    workflow, runs = Workflow(state(2, SCRIPT)), Runs(STORAGE)
     for slot, text in enumerate(workflow.state.messages):
         runs.wrote(RUN, slot, text)
     for _ in range(2):
@@ -172,7 +175,7 @@ async def test_a_scripted_run_gets_its_script() -> None:
 
 async def test_what_is_given_out_cant_be_changed_from_outside() -> None:
     """A caller that changes its list changes nobody else's."""
-    workflow, runs = Workflow(state(2)), Runs()
+    workflow, runs = Workflow(state(2)), Runs(STORAGE)
     (await workflow.transcript(runs)).clear()
     assert texts(await workflow.transcript(runs)) == workflow.state.messages
 
@@ -184,7 +187,7 @@ async def test_what_is_given_out_cant_be_changed_from_outside() -> None:
 )
 async def test_the_model_never_sees_another_transcript(length: int, wrote: list[tuple[int, bool]], cursors: list[int]) -> None:
     """Whatever right and wrong messages were remembered, for any cursor the transcript is the workflow's."""
-    workflow, runs = Workflow(state(length)), Runs()
+    workflow, runs = Workflow(state(length)), Runs(STORAGE)
     for cursor in (*cursors, length):
         for slot, right in wrote:
             good = right and slot < length
@@ -195,11 +198,11 @@ async def test_the_model_never_sees_another_transcript(length: int, wrote: list[
 
 async def test_an_admitted_capsule_isnt_asked_for() -> None:
     """The worker that admitted a run holds its capsule; another one asks once."""
-    workflow, runs = Workflow(state(0)), Runs()
+    workflow, runs = Workflow(state(0)), Runs(STORAGE)
     runs.admitted(capsule())
     assert await workflow.within(runs.capsule, capsule().digest) == capsule()
     assert workflow.queries == []
-    other = Runs()
+    other = Runs(STORAGE)
     for _ in range(2):
         assert await workflow.within(other.capsule, capsule().digest) == capsule()
     assert workflow.queries == ["capsule"]
@@ -207,7 +210,7 @@ async def test_an_admitted_capsule_isnt_asked_for() -> None:
 
 async def test_a_capsule_that_isnt_the_named_one_is_an_error() -> None:
     """G1: what a run is pinned to is known by its digest, whoever answers."""
-    workflow, runs = Workflow(state(0)), Runs()
+    workflow, runs = Workflow(state(0)), Runs(STORAGE)
     workflow.state.capsule = Capsule.model_validate({**capsule().model_dump(), "subject": "Customer:cus_999"})
     for _ in range(2):
         with pytest.raises(ApplicationError) as caught:
@@ -220,7 +223,7 @@ async def test_a_capsule_that_isnt_the_named_one_is_an_error() -> None:
 
 async def test_the_runs_touched_last_are_kept() -> None:
     """Memory is bounded: the run that was touched longest ago is forgotten first."""
-    workflow, runs = Workflow(state(0)), Runs(limit=2)
+    workflow, runs = Workflow(state(0)), Runs(STORAGE, limit=2)
     runs.admitted(capsule())
     runs.wrote("sha256:b", 0, "{}")
     await workflow.within(runs.capsule, capsule().digest)

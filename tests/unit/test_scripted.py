@@ -10,7 +10,6 @@ from workflows.messages import (
     ScriptCall,
     ScriptTurn,
     TokenUsage,
-    ToolMessage,
     ToolRequest,
     UserMessage,
 )
@@ -23,8 +22,8 @@ SCRIPT = (
 )
 
 
-def ask(*messages: Message, script: tuple[ScriptTurn, ...] | None = SCRIPT) -> ModelRequest:
-    return ModelRequest(model="scripted", system="", tools=(), messages=messages, script=script)
+def ask(*messages: Message, turn: int | None = 0, script: tuple[ScriptTurn, ...] | None = SCRIPT) -> ModelRequest:
+    return ModelRequest(model="scripted", system="", tools=(), messages=messages, turn=turn, script=script)
 
 
 async def test_a_turn_names_its_calls_by_their_place() -> None:
@@ -41,22 +40,27 @@ async def test_a_turn_names_its_calls_by_their_place() -> None:
 
 
 async def test_a_retried_call_gets_the_same_answer() -> None:
-    """The transcript alone decides the turn, so the same request has the same completion."""
+    """The same request has the same completion."""
     provider = ScriptedProvider()
     assert await provider.complete(ask(HELLO)) == await provider.complete(ask(HELLO))
 
 
-async def test_the_number_of_past_answers_picks_the_turn() -> None:
-    """Only assistant messages count; user messages and tool results don't."""
-    result = ToolMessage(call_id="call_0_0", name="look_up", content="{}")
-    completion = await ScriptedProvider().complete(ask(HELLO, AssistantMessage(text="I look it up."), result, HELLO))
-    assert completion.message.text == "Done."
+async def test_the_number_of_the_turn_picks_the_answer() -> None:
+    """However little of the transcript is shown: a compacted conversation doesn't start the script again."""
+    assert (await ScriptedProvider().complete(ask(HELLO, turn=1))).message.text == "Done."
+
+
+async def test_a_summary_is_no_turn() -> None:
+    """Asked to sum up, it says a fixed sentence and takes nothing from the script."""
+    completion = await ScriptedProvider().complete(ask(HELLO, turn=None, script=None))
+    assert completion.message == AssistantMessage(text="Scripted summary of the earlier steps.")
+    assert completion.usage.simulated
 
 
 async def test_usage_is_always_simulated() -> None:
     """A turn's own usage is kept but marked, and a turn without one is given an estimate."""
     provider = ScriptedProvider()
-    declared = await provider.complete(ask(HELLO, AssistantMessage()))
+    declared = await provider.complete(ask(HELLO, turn=1))
     assert declared.usage == TokenUsage(input_tokens=40, output_tokens=2, simulated=True)
     short, long = [await provider.complete(ask(UserMessage(text=text))) for text in ("hi", "hi" * 200)]
     assert short.usage.simulated
@@ -87,7 +91,6 @@ async def test_the_digest_follows_the_request() -> None:
 )
 async def test_a_missing_turn_says_what_to_do(script: tuple[ScriptTurn, ...] | None, message: str) -> None:
     """Without a turn to give, the call fails for good, in one sentence."""
-    past = tuple(AssistantMessage() for _ in script or ())
     with pytest.raises(ProviderError) as caught:
-        await ScriptedProvider().complete(ask(HELLO, *past, script=script))
+        await ScriptedProvider().complete(ask(HELLO, turn=len(script or ()), script=script))
     assert (caught.value.code, caught.value.retryable, caught.value.message) == ("script_exhausted", False, message)

@@ -20,13 +20,15 @@ from workflows.messages import (
     Message,
     Minted,
     ScriptTurn,
+    Segment,
     StartInput,
     ToolCallView,
     ToolMessage,
     ToolRequest,
     UserMessage,
+    Window,
 )
-from workflows.state import MAX_REFUSED, PAGE_BYTES, RunState, parse_message
+from workflows.state import ARCHIVE_BYTES, MAX_IDENTICAL, MAX_REFUSED, PAGE_BYTES, OpenCall, OpenTurn, RunState, parse_message
 
 START = {"agent": "billing-resolution", "inputs": {"ticket_id": "T-1001"}}
 TEXT = st.text(max_size=30)
@@ -113,6 +115,11 @@ def whole() -> RunState:
         people=Directory(people=(Person(sub=ANA),), live=True),
         refs=["sha256:" + "0" * 64],
         deadline=NOW + 60,
+        turn=OpenTurn(calls_used=3, calls=(OpenCall(index=0, slot=2, request=ToolRequest(id="c", name="t", arguments="{}")),)),
+        segments=[Segment(key="sha256:0", since=0, until=1, head="", calls=1)],
+        window=Window(until=1),
+        starts=[1],
+        context_tokens=10,
         stopped_by="kill",
         summary="Stopped.",
     )
@@ -324,3 +331,58 @@ def test_the_key_is_frozen() -> None:
     """Stored histories and vendors hold keys of this form; a change of it would perform their effects again."""
     key = idempotency_key("wf-1", 2, 0, "request_refund@1", {"invoice_id": "in_1001", "amount_cents": 4900})
     assert key == "rk_0fcc31e2f4cf3b30c8e3d6077a1cb66d1f61311c"
+
+
+# ---- what goes to storage -------------------------------------------------------------------------------------------
+
+
+def long(messages: int) -> RunState:
+    """A run whose transcript is as long as it may be without going to storage, and as many messages as this."""
+    run = state(capsule=capsule())
+    for _ in range(messages):
+        run.append(UserMessage(text="x" * (ARCHIVE_BYTES // messages)))
+    return run
+
+
+def test_a_short_transcript_stays_in_the_state() -> None:
+    """A run that is small needs no storage to go on in a new history."""
+    run = state(capsule=capsule())
+    run.append(UserMessage(text="x" * 1000))
+    assert run.to_archive() is None
+
+
+def test_what_is_archived_is_forgotten_and_nothing_else() -> None:
+    """Messages, calls and closed approvals go; what waits stays, with the place that every message has in the transcript."""
+    run = long(4)
+    run.calls = [ToolCallView(step=0, tool="get_ticket", status="done")]
+    run.approvals = {"ap-0-0": Approval(request=request(), status="consumed"), "ap-1-0": Approval(request=request())}
+    gone = run.to_archive()
+    assert gone is not None
+    assert (gone.since, gone.until, gone.calls, gone.approvals) == (0, 4, 1, ("ap-0-0",))
+    run.approvals["ap-2-0"] = Approval(request=request(), status="rejected")  # decided while it was being stored
+    run.archived(gone, Segment(key="sha256:0", since=0, until=4, head=run.head, calls=1))
+    assert (run.messages, run.calls, [*run.approvals], run.offset, run.length) == ([], [], ["ap-1-0", "ap-2-0"], 4, 4)
+    run.append(UserMessage(text="more"))
+    page = run.page(4)
+    assert (page.total, len(page.messages), page.segments) == (5, 1, ())
+    assert [s.until for s in run.page(0).segments] == [4]
+
+
+def test_the_turn_at_hand_stays() -> None:
+    """Of a run that goes on in the middle of a turn, all but that turn goes to storage."""
+    run = long(6)
+    wait = OpenCall(index=1, slot=6, request=ToolRequest(id="c", name="t", arguments="{}"))
+    run.turn = OpenTurn(calls_used=2, calls=(wait,))
+    run.approvals = {"ap-0-0": Approval(request=request(), status="cancelled")}
+    gone = run.to_archive()
+    assert gone is not None
+    assert (gone.until, gone.approvals) == (4, ())
+
+
+def test_the_loop_guard_remembers_the_latest_calls() -> None:
+    """However long a run is, what its guard remembers is bounded, and a call that is repeated now is counted."""
+    run = state()
+    for n in range(MAX_IDENTICAL + 50):
+        assert run.seen_before("get_ticket", str(n)) == 1
+        assert run.seen_before("get_ticket", "again") == n + 1
+    assert len(run.identical) == MAX_IDENTICAL
