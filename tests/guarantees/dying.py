@@ -26,6 +26,7 @@ from temporalio.worker import Worker
 import worker
 from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
+from activities.results import StoredResults
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.identity import Directory
@@ -142,10 +143,11 @@ def _work(settings: Mapping[str, object], address: str, log: Path, point: str, f
             catalog: Catalog,
             connectors: Mapping[type[Connector], Connector],
             directory: Callable[[], Directory],
+            results: StoredResults,
         ) -> None:
             ends: Any = functools.partial(_Doomed, point=point, hit=hit)
             doomed = {port: ends(c) for port, c in connectors.items()}
-            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory)
+            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory, results)
 
     worker.ToolActivities = Doomed
     # The SDK would hash all modules of the process for the build id.
