@@ -26,6 +26,7 @@ from activities.providers.base import ModelProvider
 from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
+from activities.results import StoredResults
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
@@ -134,7 +135,8 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     directory = LiveDirectory(settings, ledger)
     closing.callback(directory.close)
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
-    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
+    results = StoredResults(storage)
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
     model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
     records = RecordActivities(ledger, runs, storage)
     return Worker(

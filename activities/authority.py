@@ -21,6 +21,7 @@ from policies.models import Frozen
 from policies.routing import ModelChoice, Price, Route
 from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
+from tools.results import READ_MORE
 from tools.spec import Connector
 from tools.subjects import Subjects
 from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool, ReadPeople
@@ -128,8 +129,9 @@ class AuthorityActivities:
         subject = await self._subject(agent, admission)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
-        handed = [self._catalog.specs[d.tool] for d in delegations if d.tool in self._catalog.specs]
-        specs = list({s.name: s for s in (*self._library.specs(agent), *handed)}.values())
+        more = [name for name in (*(d.tool for d in delegations), READ_MORE) if name in self._catalog.specs]
+        given = (*self._library.specs(agent), *(self._catalog.specs[name] for name in more))
+        specs = list({s.name: s for s in given}.values())
         tools = tuple(PinnedTool(name=s.name, version=s.version, digest=s.digest) for s in specs)
         corpus_digest = self._corpora.digest(agent.corpus) if agent.corpus else ""
         return Capsule(

@@ -15,6 +15,7 @@ from activities.runs import Runs
 from policies.errors import MissingKey, RemitError
 from policies.routing import ModelChoice
 from tools.catalog import Catalog
+from tools.results import READ_MORE
 from workflows.messages import FINAL_ANSWER, PROVIDER_BUSY, CallModel, Capsule, FinalAnswer, ModelTurn, UserMessage
 from workflows.window import summary_note
 
@@ -45,9 +46,9 @@ class ModelActivities:
         self._catalog = catalog
         self._gates = {name: gates.get(name) or Gate(name) for name in providers}
 
-    def _offers(self, capsule: Capsule) -> tuple[ToolOffer, ...]:
+    def _offers(self, capsule: Capsule, *, paging: bool) -> tuple[ToolOffer, ...]:
         """The tools that the run may propose: none that writes for an agent in `read_only` mode."""
-        specs = [self._catalog.get(t.name) for t in capsule.tools]
+        specs = [self._catalog.get(t.name) for t in capsule.tools if paging or t.name != READ_MORE]
         shown = [s for s in specs if s.effect == "read" or capsule.agent.mode != "read_only"]
         return (*(ToolOffer(name=s.name, description=s.description, parameters=s.schema) for s in shown), _FINAL_OFFER)
 
@@ -60,7 +61,7 @@ class ModelActivities:
             return ModelRequest(
                 model=choice.model,
                 system=capsule.prompt,
-                tools=self._offers(capsule),
+                tools=self._offers(capsule, paging=call.paging),
                 messages=messages,
                 turn=call.step,
                 script=script,

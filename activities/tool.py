@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -14,6 +15,7 @@ from activities.failures import ledger_awaited, ledger_needed
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
+from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
@@ -21,6 +23,7 @@ from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError,
 from policies.identity import Directory
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
+from tools.results import MAX_PAGE_BYTES, READ_MORE, Results
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
 from workflows.messages import (
     Capsule,
@@ -35,6 +38,8 @@ from workflows.messages import (
 
 __all__ = ["ToolActivities"]
 
+T = TypeVar("T")
+
 
 class ToolActivities:
     """Tools over the connectors of this worker, with the ledger beside every write."""
@@ -47,6 +52,7 @@ class ToolActivities:
         catalog: Catalog,
         connectors: Mapping[type[Connector], Connector],
         directory: Callable[[], Directory],
+        results: StoredResults,
     ) -> None:
         """`directory` is asked for each write that people approved: who they are now, whatever was pinned."""
         self._directory = directory
@@ -54,7 +60,8 @@ class ToolActivities:
         self._ledger = ledger
         self._capabilities = capabilities
         self._catalog = catalog
-        self._connectors = connectors
+        self._connectors = {**connectors, Results: results}
+        self._results = results
 
     @activity.defn(name="read_facts")
     async def read_facts(self, call: ReadFacts) -> RecordedFacts:
@@ -88,7 +95,13 @@ class ToolActivities:
         """Carry out a read, bound to the run's subject."""
         async with beating():
             attempt = activity.info().attempt
-            context = ToolContext(subject=call.subject, connectors=self._connectors, corpus=call.corpus)
+            context = ToolContext(
+                subject=call.subject,
+                connectors=self._connectors,
+                corpus=call.corpus,
+                capsule=call.capsule,
+                result_bytes=call.result_bytes or MAX_PAGE_BYTES,
+            )
             try:
                 spec = self._catalog.get(call.tool)
                 args = spec.parse(call.arguments)
@@ -100,7 +113,8 @@ class ToolActivities:
                 result = await spec.run(args, context)
             except RemitError as e:
                 return _refused(e, attempt)
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, result.model_dump_json(), attempt)
+            limit = None if spec.name == READ_MORE else call.result_bytes  # a page is short already
+            return await self._done(call, result.model_dump_json(), attempt, limit)
 
     @activity.defn(name="execute_tool")
     async def execute_tool(self, call: ExecuteTool) -> ToolOutcome:
@@ -130,7 +144,7 @@ class ToolActivities:
             if effect.state != "done":
                 # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
                 content = await _uncut(Sending(self._ledger, spec, proposal.arguments, context, effect).perform())
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), attempt)
+        return await self._done(call, _told(call, content), attempt, capsule.result_bytes)
 
     @activity.defn(name="give_up")
     async def give_up(self, call: ExecuteTool) -> ToolOutcome:
@@ -151,7 +165,7 @@ class ToolActivities:
             content = await Sending(self._ledger, spec, proposal.arguments, self._context(proposal), effect).found()
         if content is None:
             return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), 1)
+        return await self._done(call, _told(call, content), 1, capsule.result_bytes)
 
     async def _reserved(self, capsule: Capsule, call: ExecuteTool) -> tuple[Proposal, Effect]:
         """The write as it is now, and the ledger's answer, with everything that it rests on judged again in its transaction."""
@@ -238,10 +252,15 @@ class ToolActivities:
     async def _facts(self, spec: ToolSpec, args: Arguments, context: ToolContext) -> ResourceFacts:
         return await spec.facts(args, context) if spec.facts else ResourceFacts()
 
-    def _done(self, capsule: str, slot: int, call_id: str, tool: str, content: str, attempt: int) -> ToolOutcome:
-        message = ToolMessage(call_id=call_id, name=tool, content=content)
-        self._runs.wrote(capsule, slot, message.model_dump_json())
-        return ToolOutcome(status="done", content=content, attempt=attempt)
+    async def _done(self, call: ReadTool | ExecuteTool, content: str, attempt: int, limit: int | None) -> ToolOutcome:
+        """The outcome, with at most `limit` bytes of it for the model; the whole of a longer one is kept for its run."""
+        ref = ""
+        if limit is not None and len(content.encode()) > limit:
+            # A write has happened by now: that must be said, whatever is cancelled meanwhile.
+            content, ref = await _uncut(self._results.keep(call.capsule, content))
+        message = ToolMessage(call_id=call.call_id, name=call.tool, content=content)
+        self._runs.wrote(call.capsule, call.slot, message.model_dump_json())
+        return ToolOutcome(status="done", content=content, attempt=attempt, ref=ref)
 
 
 def _workflow_id() -> str:
@@ -267,7 +286,7 @@ def _refused(error: RemitError, attempt: int) -> ToolOutcome:
     return ToolOutcome(status="refused", reason=reason, content=error.message, attempt=attempt)
 
 
-async def _uncut(work: Coroutine[object, object, str]) -> str:
+async def _uncut(work: Coroutine[object, object, T]) -> T:
     """Await `work` to its end even if this activity is cancelled meanwhile; a write in half is worse than a late stop."""
     task = asyncio.ensure_future(work)
     while not task.done():

@@ -12,6 +12,7 @@ from temporalio.converter import PayloadCodec
 
 from policies.errors import InvalidInput, Unavailable
 from remit.codec_keys import CodecKeys
+from remit.offload import INLINE
 from workflows.messages import ENCRYPTED, ENCRYPTION_KEY
 
 __all__ = ["EncryptingCodec", "KeyAwaited", "Unreadable"]
@@ -90,7 +91,8 @@ class EncryptingCodec(PayloadCodec):
         keys = self._keys()
         name, nonce = keys.current, os.urandom(NONCE_BYTES)
         data = nonce + keys.ciphers[name].encrypt(nonce, self._packed(payload.SerializeToString()), _bound(name))
-        return Payload(metadata={"encoding": ENCRYPTED, ENCRYPTION_KEY: name.encode()}, data=data)
+        kept = {INLINE: payload.metadata[INLINE]} if INLINE in payload.metadata else {}  # for whoever stores what is large
+        return Payload(metadata={"encoding": ENCRYPTED, ENCRYPTION_KEY: name.encode(), **kept}, data=data)
 
     def _packed(self, plain: bytes) -> bytes:
         if len(plain) >= WORTHWHILE_BYTES:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any, cast
 
@@ -14,11 +15,12 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.service import RPCError
 
 from activities.storage import Sealed, Storage, storage_at
-from policies.errors import InvalidInput, Unavailable
+from policies.errors import InvalidInput, StoredValueLost, Unavailable
 from remit.codec import EncryptingCodec, Unreadable
 from remit.codec_keys import CodecKeyFile
+from remit.offload import INLINE, external_storage
 from remit.settings import Settings
-from workflows.messages import ENCRYPTED
+from workflows.messages import ENCRYPTED, LOST, RunSummary, TranscriptPage
 
 __all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state", "namespace", "storage_of"]
 
@@ -35,13 +37,24 @@ class Converter(PydanticPayloadConverter):
 
         Raises:
             Unreadable: one is still encrypted. As a `RawValue` it may be had all the same: a signal must not stop its run.
+            StoredValueLost: one isn't in external storage; as a `RawValue` it may be had, too.
         """
         for payload, hint in zip_longest(payloads, type_hints or []):
             if payload is not None and hint is not RawValue and payload.metadata.get("encoding") == ENCRYPTED:
                 raise Unreadable(payload)
-        if type_hints:
-            return super().from_payloads(payloads, type_hints)
-        return [self._value(payload) for payload in payloads]
+        if not type_hints:
+            return [self._value(payload) for payload in payloads]
+        for payload, hint in zip(payloads, type_hints, strict=False):
+            if payload.metadata.get("encoding") == LOST.encode() and hint is not RawValue:
+                raise StoredValueLost(payload.data.decode())
+        return super().from_payloads(payloads, type_hints)
+
+    def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
+        payloads = super().to_payloads(values)
+        for value, payload in zip(values, payloads, strict=True):
+            if isinstance(value, (RunSummary, TranscriptPage)):
+                payload.metadata[INLINE] = b"true"
+        return payloads
 
     def _value(self, payload: Payload) -> Any:
         try:
@@ -51,21 +64,22 @@ class Converter(PydanticPayloadConverter):
 
 
 CONVERTER = DataConverter(payload_converter_class=Converter)
-"""What every client, worker and replayer of Remit uses when payloads aren't encrypted."""
+"""For histories that hold everything themselves, and nothing encrypted."""
 
 
 def converter(settings: Settings) -> DataConverter:
     """What every client, worker and replayer of Remit uses.
 
     Raises:
-        InvalidInput: payloads are to be encrypted, and there is no key that can be used.
+        InvalidInput: `REMIT_STORAGE` can't be used; or payloads are to be encrypted, and there is no key that can be used.
     """
+    plain = replace(CONVERTER, external_storage=external_storage(settings.storage_place))
     if not settings.codec:
-        return CONVERTER
+        return plain
     keys = CodecKeyFile(settings.codec_keys_path, env=settings.env)
     keys()  # none in production: say so now, not to the first run
-    return DataConverter(
-        payload_converter_class=Converter,
+    return replace(
+        plain,
         payload_codec=EncryptingCodec(keys),
         failure_converter_class=DefaultFailureConverterWithEncodedAttributes,
     )

@@ -25,6 +25,7 @@ from workflows import inbox, options, ports
 from workflows.inbox import DecideSignal, KillSignal
 from workflows.messages import (
     AGENT_RUN,
+    LOST,
     PROVIDER_BUSY,
     REMIT_AGENT,
     REMIT_AWAITING_APPROVAL,
@@ -98,7 +99,12 @@ class AgentRun:
         self._strangers: list[str] = []
         self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
+        lost = _lost(args)
+        if lost and (info.continued_run_id or workflow.unsafe.is_replaying()):
+            raise RuntimeError(lost)  # fails the task, not the run, which goes on where its storage can be read
         try:
+            if lost:
+                raise InvalidInput(f"The input of `AgentRun` can't be read: {lost}")
             self._state = RunState.of(args, continued=_continued(info))
         except InvalidInput as e:
             self._invalid = e.message
@@ -236,6 +242,7 @@ class AgentRun:
                         step=state.step,
                         window=state.window,
                         summarise=summarise,
+                        paging=bool(state.refs),
                     ),
                     summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
                 )
@@ -752,6 +759,12 @@ class AgentRun:
                 updates.append(REMIT_POLICY.value_set(state.capsule.bundle.version))
         workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType]
         self._published = now
+
+
+def _lost(args: Sequence[Any]) -> str:
+    """Why an input couldn't be had from external storage; empty if each could."""
+    lost = (a.payload for a in args if isinstance(a, RawValue) and a.payload.metadata.get("encoding") == LOST.encode())
+    return next((payload.data.decode(errors="replace")[:500] for payload in lost), "")
 
 
 def _continued(info: workflow.Info) -> bool:

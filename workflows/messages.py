@@ -25,12 +25,14 @@ from policies.models import (
     UsageLimits,
 )
 from policies.routing import Route
+from tools.results import READ_MORE
 
 __all__ = [
     "AGENT_RUN",
     "ENCRYPTED",
     "ENCRYPTION_KEY",
     "FINAL_ANSWER",
+    "LOST",
     "PROVIDER_BUSY",
     "REMIT_AGENT",
     "REMIT_AWAITING_APPROVAL",
@@ -81,6 +83,8 @@ __all__ = [
 AGENT_RUN = "AgentRun"
 FINAL_ANSWER = "final_answer"
 """The tool with which a model ends a run; offered to every agent, and carried out by the workflow itself."""
+LOST = "remit/lost"
+"""Encoding of a payload in the place of one that external storage hasn't got; its data says so in one sentence."""
 TASK_QUEUE = "remit"
 PROVIDER_BUSY = "provider_busy"
 """How `call_model` fails when the provider's limits left it no turn: nothing was sent, and the run asks again."""
@@ -265,6 +269,12 @@ class Capsule(Frozen):
         """How many writes the pinned bundle lets through."""
         return self.bundle.limits().writes
 
+    @cached_property
+    def result_bytes(self) -> int | None:
+        """The longest result that the model is shown whole; None in a run that was admitted before it could read on."""
+        pages = any(t.name == READ_MORE for t in self.tools)
+        return self.bundle.limits().results.bytes if pages else None
+
 
 class Admission(Frozen):
     """Input of `admit`: the start input without its script, which history already holds."""
@@ -303,6 +313,7 @@ class CallModel(Frozen):
         capsule: digest of the run's capsule.
         window: what of them the model is shown; all when None.
         summarise: instead of taking a turn, the model sums up what it is shown before this message.
+        paging: whether the run has a result that the model may read on in.
     """
 
     cursor: int
@@ -312,6 +323,7 @@ class CallModel(Frozen):
     step: int
     window: Window | None = None
     summarise: int | None = None
+    paging: bool = False
 
 
 class ModelTurn(Frozen):
@@ -346,7 +358,12 @@ class RecordedFacts(Frozen):
 
 
 class ReadTool(Frozen):
-    """Input of `read_tool`: a read, with all that binds it. `slot` is where its result goes in the transcript."""
+    """Input of `read_tool`: a read, with all that binds it.
+
+    Attributes:
+        slot: where its result goes in the transcript.
+        result_bytes: the longest result that the model is shown whole; None for any.
+    """
 
     capsule: str
     subject: str
@@ -356,6 +373,7 @@ class ReadTool(Frozen):
     call_id: str
     slot: int
     capability: str = ""
+    result_bytes: int | None = None
 
 
 class ExecuteTool(Frozen):
@@ -417,6 +435,7 @@ class ToolOutcome(Frozen):
         reason: stable code of a refusal.
         attempt: which try of the activity answered, from 1.
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
+        ref: where the whole of a result lies that was too long to show.
     """
 
     status: Literal["done", "refused", "approval_required", "killed", "indeterminate"]
@@ -424,6 +443,7 @@ class ToolOutcome(Frozen):
     reason: str = ""
     attempt: int = 1
     subject_sum_cents: int | None = None
+    ref: str = ""
 
 
 class WriteKill(Frozen):

@@ -99,6 +99,7 @@ class RunState(BaseModel):
         nonces: of decisions that counted, so that a repeated one changes nothing.
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
+        refs: results of this run that were too long to show; the model may read on in them, and in no others.
         deadline: Unix seconds at which the run's wall time is over.
         fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         turn: the turn that an earlier history left open.
@@ -132,6 +133,7 @@ class RunState(BaseModel):
     kill: KillState = Field(default_factory=KillState)
     people: Directory | None = None
     capability: Minted | None = None
+    refs: list[str] = Field(default_factory=list[str])
     deadline: int = 0
     turn: OpenTurn | None = None
     segments: list[Segment] = Field(default_factory=list[Segment])

@@ -30,10 +30,11 @@ import worker
 from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
 from activities.ledger.tables import control
+from activities.results import StoredResults
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.identity import Directory
-from remit.connection import CONVERTER
+from remit.connection import converter
 from remit.settings import Settings
 from tools.catalog import Catalog
 from tools.spec import Connector
@@ -211,10 +212,11 @@ def _work(
             catalog: Catalog,
             connectors: Mapping[type[Connector], Connector],
             directory: Callable[[], Directory],
+            results: StoredResults,
         ) -> None:
             ends: Any = functools.partial(_Doomed, point=point, hit=hit)
             doomed = {port: ends(c) for port, c in connectors.items()}
-            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory)
+            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory, results)
 
     worker.ToolActivities = Doomed
     # The SDK would hash all modules of the process for the build id.
@@ -236,7 +238,7 @@ def _work(
 async def _serve(settings: Settings, address: str, mark: Path) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    client = await Client.connect(address, data_converter=CONVERTER)
+    client = await Client.connect(address, data_converter=converter(settings))
     ledger = Ledger(settings.ledger)
     async with worker.working(client, settings, ledger):
         await asyncio.to_thread(mark.touch)

@@ -115,6 +115,7 @@ def whole() -> RunState:
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
         capability=Minted(id="cap_1", expires_at=NOW + 600),
         people=Directory(people=(Person(sub=ANA),), live=True),
+        refs=["sha256:" + "0" * 64],
         deadline=NOW + 60,
         turn=OpenTurn(calls_used=3, calls=(OpenCall(index=0, slot=2, request=ToolRequest(id="c", name="t", arguments="{}")),)),
         segments=[Segment(key="sha256:0", since=0, until=1, head="", calls=1)],

@@ -14,7 +14,7 @@ from activities.storage import storage_at
 from policies.approvals import decision_payload
 from policies.errors import KillSwitchEngaged, StoredValueLost
 from remit.client import Remit
-from remit.connection import CONVERTER
+from remit.connection import converter
 from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
 from tests.long import run_long
@@ -198,7 +198,7 @@ async def test_a_long_conversation_is_compacted(library: Path, set_limits: SetLi
     assert max(took) < took[0] + 12 * grows  # without, the last call would take 25 times as much more
     if summaries:
         assert max(took[12:]) < max(took[:12]) + grows // 2
-    replayer = Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=CONVERTER)
+    replayer = Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=converter(rolling.settings))
     for history in histories:
         await replayer.replay_workflow(history)
 
