@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -14,7 +15,6 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
@@ -31,50 +31,23 @@ from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
-from remit.apps import PACKAGE, assemble
+from remit.apps import assemble
 from remit.connection import connect, storage_of
+from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
 from remit.keyring import RootKeys
 from remit.oidc import service_token
+from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["PURE", "ensure_search_attributes", "main", "renewing", "runner", "working"]
-
-# Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
-# `agent_run` must keep its checks.
-PURE = (
-    PACKAGE,
-    "policies",
-    "tools",
-    "workflows.action",
-    "workflows.inbox",
-    "workflows.keys",
-    "workflows.messages",
-    "workflows.options",
-    "workflows.ports",
-    "workflows.state",
-    "workflows.turn",
-    "workflows.view",
-    "workflows.window",
-    "cedarpy",
-    "cryptography",
-    "joserfc",
-    "pydantic",
-    "pydantic_core",
-    "rfc8785",
-)
-
+__all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
-
-
-def runner() -> SandboxedWorkflowRunner:
-    """The sandbox that workflow code runs and is replayed in."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
+CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
 
 
 def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
@@ -162,6 +135,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         max_concurrent_workflow_tasks=settings.workflow_slots,
         max_concurrent_local_activities=settings.local_activity_slots,
         max_cached_workflows=settings.cached_runs,
+        deployment_config=worker_version(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
         # The SDK would hold heartbeats back for 0.8 of their timeout: a worker that is busy for a moment would count as dead.
         max_heartbeat_throttle_interval=timedelta(seconds=1),
@@ -205,12 +179,55 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(name, stop.set)
     if not settings.oidc and settings.env != "production":
         log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
-    async with working(client, settings, ledger), renewing(client, settings, seconds):
-        log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
+    async with working(client, settings, ledger), renewing(client, settings, seconds), _introduced(client, settings):
+        address = client.service_client.config.target_host
+        log.info("working", address=address, task_queue=settings.task_queue, version=build_id(settings))
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)
+        _cut_off(settings.shutdown_seconds + CUT_OFF_SECONDS)
     ledger.close()
     telemetry.flush()
+
+
+def _cut_off(seconds: float) -> None:
+    """End the process with 0 in so many seconds, whatever still runs then.
+
+    A write that hangs isn't lost by this: to the ledger and the next worker it is one whose worker died (G2, G8). It must be a
+    thread's timer, for what hangs may be the event loop, or a thread that the interpreter waits for at its end.
+    """
+
+    def end() -> None:
+        structlog.get_logger("remit.worker").warning("handing over what is still running", after_seconds=seconds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+@asynccontextmanager
+async def _introduced(client: Client, settings: Settings) -> AsyncGenerator[None]:
+    """Make this version known, and say whether it gets new runs. A failure is said in the log only: pinned runs go on."""
+
+    async def introduce() -> None:
+        log, build = structlog.get_logger("remit.worker"), build_id(settings)
+        try:
+            status = await Deployment(client, settings.deployment_name).introduce(build)
+            if status in ("current", "ramping"):
+                log.info("this version gets new runs", version=build, status=status)
+            else:
+                log.warning("this version gets no new runs; `remit deploy` sends them to it", version=build, status=status)
+        except RemitError as e:
+            log.warning("whether this version gets new runs is unknown; see `remit deploy`", version=build, reason=e.message)
+
+    task = asyncio.create_task(introduce()) if settings.deployment_name else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
 
 
 @asynccontextmanager

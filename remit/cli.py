@@ -17,6 +17,7 @@ from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect, storage_of
+from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
 from remit.people import people
@@ -46,7 +47,7 @@ app.command()(delegate)
 app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
-for command in (login, whoami, logout):
+for command in (login, whoami, logout, deploy):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
@@ -119,6 +120,23 @@ def demo(
     from remit.demo import play
 
     raise typer.Exit(_do(play(keep=keep, as_json=as_json)))
+
+
+@app.command()
+def replay(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN|FILE]", help="A run's workflow id, or a JSON file with a history.")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="A visibility query: replay every run that it finds.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many of them at most, newest first.")] = 1000,
+    as_json: AsJson = False,
+    app_dir: AppDir = None,
+) -> None:
+    """Replay recorded histories with today's code; ends with 1 if any differs, and names the first event that does."""
+    from remit.replay import replay as judged
+
+    del app_dir
+    raise typer.Exit(judged(load(), run_id, query, limit, as_json=as_json))
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------

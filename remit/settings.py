@@ -26,6 +26,8 @@ class Settings(BaseSettings):
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
+        build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
         capability_seconds: how long a capability lives.
         codec: whether payloads are encrypted (`on`); decrypted they are wherever it is on.
@@ -60,6 +62,8 @@ class Settings(BaseSettings):
     home: Path = Path(".remit")
     env: Literal["dev", "production"] = "dev"
     task_queue: str = "remit"
+    deployment: str = Field(default="", max_length=200)
+    build_id: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]{0,100}$")
     ledger_url: str = ""
     business: Path | None = None
     storage: str = ""
@@ -135,6 +139,20 @@ class Settings(BaseSettings):
             roles_claim=self.oidc_roles_claim,
             roles=self.oidc_roles,
         )
+
+    @property
+    def deployment_name(self) -> str:
+        """The Worker Deployment; nothing for unversioned workers.
+
+        Raises:
+            InvalidInput: Temporal takes no such name.
+        """
+        name = self.deployment or self.task_queue
+        if name == "none":
+            return ""
+        if "." in name or ":" in name:
+            raise InvalidInput(f"`{name}` can't name a Worker Deployment, for it has `.` or `:` in it; set `REMIT_DEPLOYMENT`.")
+        return name
 
     @property
     def ledger(self) -> str:

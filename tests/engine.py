@@ -68,7 +68,9 @@ class Engine:
         operated: bool = True,
     ) -> None:
         self.home = home
-        base = Settings(home=home, task_queue=f"remit-{uuid.uuid4().hex[:12]}", shutdown_seconds=1)
+        queue = f"remit-{uuid.uuid4().hex[:12]}"
+        # Unversioned: a server holds 100 deployments at most, and each test has a queue of its own.
+        base = Settings(home=home, task_queue=queue, deployment="none", shutdown_seconds=1)
         self.settings = base.model_copy(update=dict(overrides or {}))
         self.client = Client(**{**client.config(), "data_converter": converter(self.settings)})  # pyright: ignore[reportArgumentType]
         self._working = working

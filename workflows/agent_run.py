@@ -129,7 +129,10 @@ class AgentRun:
         if self._state.kill.engaged:
             await _uncancelled(self._kill(plan))
         elif self._roll_over:
-            workflow.continue_as_new(self._state)
+            # A run stays with the code that it began with, but a long one moves to the current version between its segments.
+            workflow.continue_as_new(
+                self._state, initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE
+            )
         await _uncancelled(self._close(plan))
         meeting.cancel()
         return self._state.result(self._run_id, self._workflow_id, self._now())

@@ -1,6 +1,7 @@
 """Makes the histories that `test_replay.py` replays: `python -m tests.replay.record`. Only real runs, never written by hand.
 
-Record again only when a scenario is added. A history that today's code can't replay is what the test is there to find: then
+Each release has a folder of its own, which is left alone once it is released. Record again only when a scenario is added. A
+history that today's code can't replay is what the test is there to find: then
 the code needs `workflow.patched`, not the history a new recording.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
+from remit import __version__
 from remit.demo import DEMO, Ticket, tickets
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.scripts import read_script
@@ -24,7 +26,7 @@ from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.messages import RunResult
 
-HISTORIES = Path(__file__).parent / "histories"
+HISTORIES = Path(__file__).parent / "histories" / __version__
 Run = WorkflowHandle[object, RunResult]
 
 
@@ -65,7 +67,7 @@ PEOPLE: dict[str, Callable[[Engine, Run], Awaitable[None]]] = {
 async def _crashing(engine: Engine, address: str) -> AsyncGenerator[None]:
     """Workers in processes of their own, the first of which dies between the refund and its record."""
     sandbox.arm(engine.settings.business_path, "refund", "in_1011", "crash_after_commit")
-    env = {"REMIT_TASK_QUEUE": engine.settings.task_queue}
+    env = {"REMIT_TASK_QUEUE": engine.settings.task_queue, "REMIT_DEPLOYMENT": "none"}
     first = WorkerProcess(engine.home, address, "first", env)
     second = None
     try:
@@ -141,7 +143,7 @@ def _impersonal(value: Any) -> Any:
 
 
 async def record() -> None:
-    HISTORIES.mkdir(exist_ok=True)
+    HISTORIES.mkdir(parents=True, exist_ok=True)
     business = json.loads((DEMO / "business.json").read_text())
     with tempfile.TemporaryDirectory(prefix="remit-record-") as folder:
 
