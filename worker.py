@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
+from activities.gates import Gate
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
@@ -27,12 +28,11 @@ from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.results import StoredResults
 from activities.runs import Runs
-from activities.storage import storage_at
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
 from remit.apps import PACKAGE, assemble
-from remit.connection import connect
+from remit.connection import connect, storage_of
 from remit.directory import LiveDirectory
 from remit.keyring import RootKeys
 from remit.oidc import service_token
@@ -92,6 +92,13 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
     return found
 
 
+def _gates(settings: Settings) -> dict[str, Gate]:
+    return {
+        "openai": Gate("openai", concurrency=settings.openai_concurrency, per_minute=settings.openai_rpm),
+        "anthropic": Gate("anthropic", concurrency=settings.anthropic_concurrency, per_minute=settings.anthropic_rpm),
+    }
+
+
 @asynccontextmanager
 async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGenerator[Worker]:
     """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
@@ -110,10 +117,11 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    storage = storage_at(settings.storage_place)
-    runs = Runs(storage)
+    storage = storage_of(settings)
+    runs = Runs(storage, settings.cached_runs)
     models = ModelConfig(
         provider=settings.model_provider,
+        fallbacks=settings.model_fallbacks,
         model=settings.model,
         strong_model=settings.model_strong,
         price=settings.declared_price,
@@ -129,7 +137,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
-    model = ModelActivities(runs, _providers(settings, closing), catalog)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
     records = RecordActivities(ledger, runs, storage)
     return Worker(
         client,
@@ -148,7 +156,13 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             records.write_kill,
         ],
         workflow_runner=runner(),
+        max_concurrent_activities=settings.activity_slots,
+        max_concurrent_workflow_tasks=settings.workflow_slots,
+        max_concurrent_local_activities=settings.local_activity_slots,
+        max_cached_workflows=settings.cached_runs,
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+        # The SDK would hold heartbeats back for 0.8 of their timeout: a worker that is busy for a moment would count as dead.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
     )
 
 

@@ -11,7 +11,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.capabilities import Capabilities
-from activities.failures import ledger_needed
+from activities.failures import ledger_awaited, ledger_needed
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger, run_scope
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
@@ -25,7 +25,16 @@ from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.results import MAX_PAGE_BYTES, READ_MORE, Results
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
-from workflows.messages import ExecuteTool, MintCapability, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
+from workflows.messages import (
+    Capsule,
+    ExecuteTool,
+    MintCapability,
+    ReadFacts,
+    ReadTool,
+    RecordedFacts,
+    ToolMessage,
+    ToolOutcome,
+)
 
 __all__ = ["ToolActivities"]
 
@@ -65,16 +74,20 @@ class ToolActivities:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
         with ledger_needed():
-            total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
-            recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
-            if not call.admitted or not call.write:
-                return recorded
-            capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
-            mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
-            # What needs people, or is refused, gets none here.
-            with contextlib.suppress(ToolRefusal, ApprovalNeeded):
-                minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
-                recorded = recorded.model_copy(update={"minted": minted})
+            return await ledger_awaited(partial(self._recorded, call, spec, facts))
+
+    async def _recorded(self, call: ReadFacts, spec: ToolSpec, facts: ResourceFacts) -> RecordedFacts:
+        """The facts with what the ledger says, and with a capability if the write needs nobody's approval."""
+        total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
+        recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
+        if not call.admitted or not call.write:
+            return recorded
+        capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
+        mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
+        # What needs people, or is refused, gets none here.
+        with contextlib.suppress(ToolRefusal, ApprovalNeeded):
+            minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
+            recorded = recorded.model_copy(update={"minted": minted})
         return recorded
 
     @activity.defn(name="read_tool")
@@ -123,10 +136,8 @@ class ToolActivities:
     async def _execute(self, call: ExecuteTool, attempt: int) -> ToolOutcome:
         with ledger_needed():  # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
             capsule = await self._runs.capsule(call.capsule)
-            people = await self._people() if call.edits else Directory()
-            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+            proposal, effect = await ledger_awaited(partial(self._reserved, capsule, call))
             spec, context = proposal.spec, self._context(proposal)
-            effect = await self._reserve(proposal, context)
             if effect.state == "failed":
                 return _failed(effect, attempt)
             content = effect.outcome
@@ -146,7 +157,7 @@ class ToolActivities:
                 await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
                 effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
         except RemitError as e:
-            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+            raise ApplicationError(e.message, type=e.code, non_retryable=not isinstance(e, Unavailable)) from None
         if effect.state == "failed":
             return _failed(effect, 1)
         spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
@@ -156,8 +167,13 @@ class ToolActivities:
             return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
         return await self._done(call, _told(call, content), 1, capsule.result_bytes)
 
+    async def _reserved(self, capsule: Capsule, call: ExecuteTool) -> tuple[Proposal, Effect]:
+        """The write as it is now, and the ledger's answer, with everything that it rests on judged again in its transaction."""
+        people = await self._people() if call.edits else Directory()
+        proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+        return proposal, await self._reserve(proposal, self._context(proposal))
+
     async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
-        """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
         checked: tuple[ResourceFacts, int] | Exception
         try:
             facts = await self._facts(proposal.spec, proposal.arguments, context)
@@ -189,7 +205,7 @@ class ToolActivities:
                 raise
             raise ApplicationError(e.message, type="directory_unavailable") from None
 
-    def _uncovered(self, proposal: Proposal) -> ToolRefusal | None:
+    def _uncovered(self, proposal: Proposal) -> Exception | None:
         """G1: why the call's capability doesn't cover exactly this action; None when it does."""
         capsule = proposal.capsule
         try:
@@ -198,6 +214,8 @@ class ToolActivities:
             )
         except ToolRefusal as e:
             return e
+        except Unavailable as e:  # this worker stood still: another attempt asks again, and the ledger says if it is done
+            return e if last_attempt() else ApplicationError(e.message, type=e.code)
         return None
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
@@ -221,7 +239,7 @@ class ToolActivities:
             check()
         else:
             with ledger_needed():
-                await asyncio.to_thread(check)
+                await ledger_awaited(partial(asyncio.to_thread, check))
 
     def _context(self, proposal: Proposal) -> ToolContext:
         return ToolContext(

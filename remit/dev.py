@@ -5,13 +5,14 @@ import fcntl
 import json
 import os
 import signal
+import sys
 from typing import IO
 
 from activities.ledger.store import Ledger
 from policies.errors import InvalidInput
 from remit.apps import assemble
 from remit.connection import dev_state
-from remit.embedded import TemporalServer, WorkerProcess
+from remit.embedded import Process, TemporalServer, WorkerProcess, free_port
 from remit.issuer import DevIssuer
 from remit.settings import ROOT, Settings
 from tools.connectors import sandbox
@@ -64,12 +65,15 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     state = settings.home / "dev.json"
-    server = TemporalServer(settings.home, port=port, ui_port=ui_port)
+    codec_port = free_port() if settings.codec else 0
+    codec = f"http://127.0.0.1:{codec_port}" if codec_port else ""
+    server = TemporalServer(settings.home, port=port, ui_port=ui_port, codec=codec)
     worker: WorkerProcess | None = None
+    decrypting = _codec_server(settings, server, codec_port) if codec_port else None
     try:
         await server.ready()
         worker = WorkerProcess(settings.home, server.address)
-        state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
+        state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid(), "codec": codec}))
         _welcome(settings, server)
         while not stop.is_set():
             try:
@@ -86,8 +90,18 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
         state.unlink(missing_ok=True)
         if worker:
             worker.stop()
+        if decrypting:
+            decrypting.stop()
         server.stop()
         lock.close()
+
+
+def _codec_server(settings: Settings, server: TemporalServer, port: int) -> Process:
+    """The UI's codec server, a process of its own: it holds keys, and answers web pages."""
+    argv = [sys.executable, "-m", "remit.cli", "codec-server", "--port", str(port)]
+    for origin in (server.ui, server.ui.replace("127.0.0.1", "localhost")):
+        argv += ["--ui-origin", origin]
+    return Process(argv, settings.home / "codec-server.log", {"TEMPORAL_NAMESPACE": "default"})
 
 
 def _welcome(settings: Settings, server: TemporalServer) -> None:

@@ -16,11 +16,10 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from activities.ledger.store import Effect, Intent, Ledger, run_scope
-from activities.storage import storage_at
 from policies.approvals import Verb
 from policies.models import Money, ResourceRef
 from remit.client import Remit
-from remit.connection import converter
+from remit.connection import converter, storage_of
 from remit.issuer import DevIssuer
 from remit.keyring import RootKeys
 from remit.settings import Settings
@@ -76,7 +75,7 @@ class Engine:
         self._operated = operated
         self.ledger = Ledger(self.settings.ledger)
         self.issuer = DevIssuer(home, env="dev")
-        self.remit = Remit(self.client, self.settings.task_queue, storage_at(self.settings.storage_place))
+        self.remit = Remit(self.client, self.settings.task_queue, storage_of(self.settings))
         self._worker: Worker | None = None
         self._closing = AsyncExitStack()
 

@@ -29,8 +29,11 @@ from tools.results import READ_MORE
 
 __all__ = [
     "AGENT_RUN",
+    "ENCRYPTED",
+    "ENCRYPTION_KEY",
     "FINAL_ANSWER",
     "LOST",
+    "PROVIDER_BUSY",
     "REMIT_AGENT",
     "REMIT_AWAITING_APPROVAL",
     "REMIT_COST_USD",
@@ -83,6 +86,12 @@ FINAL_ANSWER = "final_answer"
 LOST = "remit/lost"
 """Encoding of a payload in the place of one that external storage hasn't got; its data says so in one sentence."""
 TASK_QUEUE = "remit"
+PROVIDER_BUSY = "provider_busy"
+"""How `call_model` fails when the provider's limits left it no turn: nothing was sent, and the run asks again."""
+ENCRYPTED = b"binary/remit-encrypted"
+"""The `encoding` of a payload that the codec encrypted; one that still has it when it is read couldn't be decrypted."""
+ENCRYPTION_KEY = "encryption-key-id"
+"""The metadata that names its key."""
 
 REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
 REMIT_STATUS = SearchAttributeKey.for_keyword("RemitStatus")
@@ -203,11 +212,15 @@ class Delegation(Frozen):
     expires_at: int
 
 
+_ADDED = ("capability", "delegations", "priority", "weight")
+
+
 class Capsule(Frozen):
     """Everything a run is pinned to, fixed at admission and held once in its history. Times are Unix seconds.
 
     Attributes:
         capability: the first one of the run, for its reads; the proof that a worker admitted it.
+        priority, weight: the agent's place among those that wait for a worker, as its `agent.toml` says.
     """
 
     run_id: str
@@ -228,12 +241,14 @@ class Capsule(Frozen):
     admitted_at: int
     capability: Minted | None = None
     delegations: tuple[Delegation, ...] = ()
+    priority: int | None = None
+    weight: int | None = None
 
     @cached_property
     def digest(self) -> str:
         content = self.model_dump(mode="json")
         # Absent, they don't count: a capsule from before they existed keeps its digest.
-        return digest({k: v for k, v in content.items() if v or k not in ("capability", "delegations")})
+        return digest({k: v for k, v in content.items() if v or k not in _ADDED})
 
     def delegation(self, tool: str) -> Delegation | None:
         """The permission to use `tool` that a person gave for this run."""
@@ -312,7 +327,12 @@ class CallModel(Frozen):
 
 
 class ModelTurn(Frozen):
-    """What a model call gave, what it cost and which exact request it answered."""
+    """What a model call gave, what it cost and which exact request it answered.
+
+    Attributes:
+        provider, model: those that answered, whose price it is.
+        fallback_from: the provider that should have answered, if another one did; and why, as in `openai: down`.
+    """
 
     message: AssistantMessage
     usage: TokenUsage
@@ -322,6 +342,7 @@ class ModelTurn(Frozen):
     price_digest: str
     request_digest: str
     latency_ms: int
+    fallback_from: str = ""
 
 
 class RecordedFacts(Frozen):
@@ -561,6 +582,7 @@ class RunSummary(Frozen):
 
     Attributes:
         judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
+        fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         segments: where earlier calls and approvals of a long run are described.
     """
 
@@ -585,4 +607,6 @@ class RunSummary(Frozen):
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
     judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
+    fallbacks: int = 0
+    fell_back_from: str = ""
     segments: tuple[Segment, ...] = ()

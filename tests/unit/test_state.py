@@ -8,14 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policies.approvals import Approval
-from policies.canonical import canonical_json, chain
+from policies.canonical import canonical_json, chain, digest
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person
 from policies.models import Usage, UsageLimits
+from policies.routing import Route
 from tests.builders import ANA, NOW, capsule, refund, request
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
+    Capsule,
     KillState,
     Message,
     Minted,
@@ -122,6 +124,8 @@ def whole() -> RunState:
         context_tokens=10,
         stopped_by="kill",
         summary="Stopped.",
+        fallbacks=1,
+        fell_back_from="openai: down",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -134,6 +138,17 @@ def test_what_is_settled_need_not_be_judged_again() -> None:
     run = whole()
     run.settle("ap-2-0", "expired")
     assert (run.approvals["ap-2-0"].status, run.judged) == ("expired", {})
+
+
+def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
+    """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
+    given = capsule()
+    since = ("capability", "delegations", "priority", "weight")
+    older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
+    assert set(older["route"]) == {"models"}
+    assert given.digest == digest(older) == Capsule.model_validate(older).digest
+    other = Route(models=given.route.models, fallbacks=(given.route.models,))
+    assert len({given.digest, capsule(priority=1).digest, capsule(weight=2).digest, capsule(route=other).digest}) == 4
 
 
 def test_no_field_of_the_state_is_left_out_here() -> None:
