@@ -134,7 +134,9 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     )
     directory = LiveDirectory(settings, ledger)
     closing.callback(directory.close)
-    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
+    authority = AuthorityActivities(
+        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events
+    )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
     model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))

@@ -66,7 +66,9 @@ class AuthorityActivities:
         directory: Callable[[], Directory],
         models: ModelConfig,
         capabilities: Capabilities,
+        history_events: int,
     ) -> None:
+        self._history_events = history_events
         self._runs = runs
         self._library = library
         self._catalog = catalog
@@ -164,6 +166,7 @@ class AuthorityActivities:
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
             priority=agent.priority,
             weight=agent.weight,
+            history_events=self._history_events,
         )
 
     @activity.defn(name="read_people")

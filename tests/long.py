@@ -51,10 +51,10 @@ class Found:
     histories: list[History]
 
 
-async def run_long(client: Client, home: Path, steps: int) -> Found:
+async def run_long(client: Client, home: Path, steps: int, history_events: int = 6000) -> Found:
     """Let a run of so many steps play to its end, read it back whole, and replay each of its histories."""
     script = [*(turn(call("search_kb", query=f"duplicate charge {n}")) for n in range(steps)), final()]
-    async with Engine(client, home, overrides={"app": APP}) as engine:
+    async with Engine(client, home, overrides={"app": APP, "history_events": history_events}) as engine:
         started = time.monotonic()
         run = await engine.remit.start("marathon", {"topic": "charges"}, script=tuple(script))
         result = await engine.remit.result(run.id)

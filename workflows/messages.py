@@ -212,7 +212,7 @@ class Delegation(Frozen):
     expires_at: int
 
 
-_ADDED = ("capability", "delegations", "priority", "weight")
+_ADDED = ("capability", "delegations", "priority", "weight", "history_events")
 
 
 class Capsule(Frozen):
@@ -221,6 +221,7 @@ class Capsule(Frozen):
     Attributes:
         capability: the first one of the run, for its reads; the proof that a worker admitted it.
         priority, weight: the agent's place among those that wait for a worker, as its `agent.toml` says.
+        history_events: how many events fill a history, so that the run goes on in a new one.
     """
 
     run_id: str
@@ -243,6 +244,7 @@ class Capsule(Frozen):
     delegations: tuple[Delegation, ...] = ()
     priority: int | None = None
     weight: int | None = None
+    history_events: int | None = None
 
     @cached_property
     def digest(self) -> str:

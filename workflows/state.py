@@ -39,9 +39,10 @@ PAGE_BYTES = 400_000
 ARCHIVE_BYTES = 256_000
 """A transcript shorter than this goes on in the state of the next history, and needs no storage."""
 HISTORY_EVENTS = 6_000
-HISTORY_BYTES = 2_000_000
-"""A history that holds so many events, or so much text, is full; Temporal ends a run at 51,200 events or 50 MB. Open runs
-depend on both: another value is another behaviour on replay."""
+"""How many events fill a history when the capsule doesn't say."""
+HISTORY_BYTES = 4_000_000
+"""How much text fills it. Temporal ends a run at 51,200 events or 50 MB. Open runs depend on both: another value is another
+behaviour on replay."""
 MESSAGE_EVENTS = 8  # a model call is six; a write with its facts, capability and approval some sixteen; a fast read two
 SIGNAL_EVENTS = 5  # an update, each in a workflow task of its own; a signal is fewer
 MAX_IDENTICAL = 2_000
@@ -189,7 +190,8 @@ class RunState(BaseModel):
         The server's own hint differs on replay: while a local activity outlasts a workflow task, the run is told the hint of
         that task, and on replay the hint of a later one.
         """
-        return self._events >= HISTORY_EVENTS or self._bytes >= HISTORY_BYTES
+        events = (self.capsule and self.capsule.history_events) or HISTORY_EVENTS
+        return self._events >= events or self._bytes >= HISTORY_BYTES
 
     def began(self, rules: ContextRules, input_tokens: int) -> None:
         """A turn is about to start; the model call that made it took `input_tokens`."""

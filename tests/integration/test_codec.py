@@ -11,7 +11,6 @@ from google.protobuf import json_format
 from temporalio.api.common.v1 import Payload
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
-from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from policies.approvals import decision_payload
@@ -20,7 +19,7 @@ from remit.client import Remit, RunFailed
 from remit.codec import Unreadable
 from remit.codec_keys import CodecKeyFile
 from remit.connection import converter
-from remit.embedded import TemporalServer, WorkerProcess, temporal_binary
+from remit.embedded import TemporalServer, WorkerProcess
 from remit.files import write_private
 from remit.settings import Settings
 from tests.engine import Engine, call, final, turn
@@ -192,15 +191,12 @@ async def test_it_is_switched_on_under_an_open_run(private: Engine, server: Temp
     assert (b"Deepak" in before, b"Deepak" in after, b"on his mobile" in after) == (True, False, False)
 
 
-async def test_a_long_run_carries_its_state_over_encrypted(home: Path, library: Path) -> None:
+async def test_a_long_run_carries_its_state_over_encrypted(server: TemporalServer, home: Path, library: Path) -> None:
     """Continue-as-new: the second segment reads what the first handed on and put into storage, and nobody else can."""
     limits = library / "policies" / "bundles" / "refunds_v7" / "limits.toml"
     limits.write_text(re.sub(r"^tokens = .*$", "tokens = 20000000", limits.read_text(), flags=re.MULTILINE))
-    suggest = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
-    environment = await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
-        dev_server_existing_path=temporal_binary(), dev_server_extra_args=suggest, data_converter=converter(settings_of(home))
-    )
-    async with environment, Engine(environment.client, home, overrides={"codec": True}) as engine:
+    client = await server.ready(data_converter=converter(settings_of(home)))
+    async with Engine(client, home, overrides={"codec": True, "history_events": 80}) as engine:
         words = "He says his quarter closing is near. " * 1000
         reads = [turn(call("search_kb", query=f"zzz{n}"), text=f"{n}. {words}") for n in range(14)]
         run = await engine.start([TOUR[0], *reads, REFUND, END], ticket="T-1002", requester="sam@example.com")

@@ -20,7 +20,6 @@ from tests.engine import Engine, call, final, turn
 from tests.long import run_long
 from tests.workflow.conftest import SetLimits
 from worker import runner
-from workflows import state
 from workflows.agent_run import AgentRun
 from workflows.messages import AssistantMessage, ScriptTurn, UserMessage
 
@@ -29,15 +28,9 @@ REFUND = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, r
 
 
 @pytest.fixture
-def small_histories(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Histories that are full after about five turns."""
-    monkeypatch.setattr(state, "HISTORY_EVENTS", 80)
-
-
-@pytest.fixture
-async def rolling(small_histories: None, server: TemporalServer, home: Path) -> AsyncGenerator[Engine]:
-    """An engine whose runs go on in a new history again and again."""
-    async with Engine(await server.ready(), home) as found:
+async def rolling(server: TemporalServer, home: Path) -> AsyncGenerator[Engine]:
+    """An engine whose runs go on in a new history after about five turns."""
+    async with Engine(await server.ready(), home, overrides={"history_events": 80}) as found:
         yield found
 
 
@@ -218,10 +211,9 @@ async def test_a_kill_between_two_histories_counts(rolling: Engine) -> None:
     assert rolling.rows("refunds") == []
 
 
-async def test_a_marathon_is_linear(server: TemporalServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_marathon_is_linear(server: TemporalServer, home: Path) -> None:
     """Each history of a long run weighs the same a step, the last as the first; the run reads as one; all of it replays."""
-    monkeypatch.setattr(state, "HISTORY_EVENTS", 800)
-    found = await run_long(await server.ready(), home, 180)
+    found = await run_long(await server.ready(), home, 180, history_events=800)
     assert (found.outcome, found.calls) == ("completed", 180)
     assert found.messages == 1 + 2 * 180 + 1 + (found.model_calls - 181)  # the task, turns, the answer, summaries
     assert found.model_calls > 181
