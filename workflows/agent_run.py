@@ -100,8 +100,7 @@ class AgentRun:
         self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
         lost = _lost(args)
-        if lost and (info.continued_run_id or workflow.unsafe.is_replaying()):
-            raise RuntimeError(lost)  # fails the task, not the run, which goes on where its storage can be read
+        self._awaits_storage = bool(lost) and (info.continued_run_id is not None or workflow.unsafe.is_replaying())
         try:
             if lost:
                 raise InvalidInput(f"The input of `AgentRun` can't be read: {lost}")
@@ -113,6 +112,8 @@ class AgentRun:
 
     @workflow.run
     async def run(self, *_: Any) -> RunResult:
+        if self._awaits_storage:
+            raise RuntimeError(self._invalid)  # fails the task, not the run, which goes on where its storage can be read
         if self._invalid:
             raise ApplicationError(self._invalid, type=InvalidInput.code, non_retryable=True)
         plan = asyncio.create_task(self._plan())

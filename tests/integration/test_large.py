@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from activities.results import HEAD_BYTES, StoredResults
 from activities.runs import Runs
 from activities.storage import storage_at
 from activities.tool import ToolActivities
+from policies.canonical import sha256
 from policies.errors import StoredValueLost
 from remit.client import Remit, RunFailed
 from remit.connection import converter
@@ -213,6 +215,21 @@ async def test_a_storage_that_is_away_costs_the_rest_of_a_result_only(engine: En
     assert await offered(engine, workflow_id) == [False, False]
 
 
+async def test_with_the_payload_codec_nothing_of_it_can_be_read_in_the_storage(engine: Engine) -> None:
+    """The model reads on all the same; the addresses are those of what lies there, and what lies there tells nothing."""
+    async with Engine(engine.client, engine.home, overrides={"app": engine.settings.app, "codec": True}) as sealed:
+        workflow_id = await run(sealed, turn(call("export", kind="sales", lines=LONG)), turn(more(), text=token_hex(200_000)))
+        head, page = await sealed.answers(workflow_id)
+        assert "sales line" in head["head"]
+        assert "sales line" in page["text"]
+    files = [path for path in (engine.home / "storage").rglob("*") if path.is_file()]
+    assert {path.parent.parent.name for path in files} == {"storage", "payloads"}
+    for path in files:
+        data = path.read_bytes()
+        assert path.name == sha256(data).removeprefix("sha256:")
+        assert b"sales line" not in data
+
+
 # ---- payloads ---------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +245,7 @@ async def stored(engine: Engine) -> int:
 
 async def test_a_payload_over_the_threshold_lies_outside_of_history_and_replays(engine: Engine, tmp_path: Path) -> None:
     """A script of 3 MB, which no payload may have, starts a run; its history is small, and replays from the storage."""
-    workflow_id = await run(engine, draft(2_900_000))
+    workflow_id = await run(engine, draft(600_000), final(), *[draft(900_000)] * 3)  # of which two turns are played
     assert await stored(engine) >= 2  # the start input and the model's turn
     assert await history_bytes(engine, workflow_id) < 40_000
     history = await engine.remit.handle(workflow_id).fetch_history()
