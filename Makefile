@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test attack lint cost long setup setup-dev lock histories clean
+.PHONY: demo test attack chaos chaos-long lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -14,6 +14,13 @@ test: lint
 # A model that does what an attacker would, in 10,000 calls; then each guard is taken away once. `make attack ATTACK="--calls 500"`.
 attack: setup-dev
 	$(BIN)/python -m tests.attack $(ATTACK)
+
+# Workers, server and PostgreSQL broken under load, about a minute; the long form takes a quarter of an hour. `CHAOS="--seed 7"`.
+chaos: setup-dev
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+chaos-long: setup-dev
+	$(BIN)/python -m tests.chaos --form long $(CHAOS)
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from temporalio.worker import Worker
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
+from activities.gates import Gate
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
@@ -25,13 +26,13 @@ from activities.providers.base import ModelProvider
 from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
+from activities.results import StoredResults
 from activities.runs import Runs
-from activities.storage import storage_at
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
 from remit.apps import assemble
-from remit.connection import connect
+from remit.connection import connect, storage_of
 from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
 from remit.keyring import RootKeys
@@ -64,6 +65,13 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
     return found
 
 
+def _gates(settings: Settings) -> dict[str, Gate]:
+    return {
+        "openai": Gate("openai", concurrency=settings.openai_concurrency, per_minute=settings.openai_rpm),
+        "anthropic": Gate("anthropic", concurrency=settings.anthropic_concurrency, per_minute=settings.anthropic_rpm),
+    }
+
+
 @asynccontextmanager
 async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGenerator[Worker]:
     """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
@@ -82,10 +90,11 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    storage = storage_at(settings.storage_place)
-    runs = Runs(storage)
+    storage = storage_of(settings)
+    runs = Runs(storage, settings.cached_runs)
     models = ModelConfig(
         provider=settings.model_provider,
+        fallbacks=settings.model_fallbacks,
         model=settings.model,
         strong_model=settings.model_strong,
         price=settings.declared_price,
@@ -98,9 +107,12 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     )
     directory = LiveDirectory(settings, ledger)
     closing.callback(directory.close)
-    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
-    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
-    model = ModelActivities(runs, _providers(settings, closing), catalog)
+    authority = AuthorityActivities(
+        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events
+    )
+    results = StoredResults(storage)
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
     records = RecordActivities(ledger, runs, storage)
     return Worker(
         client,
@@ -119,8 +131,14 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             records.write_kill,
         ],
         workflow_runner=runner(),
+        max_concurrent_activities=settings.activity_slots,
+        max_concurrent_workflow_tasks=settings.workflow_slots,
+        max_concurrent_local_activities=settings.local_activity_slots,
+        max_cached_workflows=settings.cached_runs,
         deployment_config=worker_version(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+        # The SDK would hold heartbeats back for 0.8 of their timeout: a worker that is busy for a moment would count as dead.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
     )
 
 

@@ -10,18 +10,18 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from activities.storage import storage_at
 from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.client import RUN_STATUSES, Remit, RunRow
-from remit.connection import connect
+from remit.connection import connect, storage_of
 from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
 from remit.people import people
+from remit.privacy import codec_keys, codec_server
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
@@ -42,7 +42,9 @@ app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
+app.add_typer(codec_keys, name="codec-keys")
 app.command()(delegate)
+app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 for command in (login, whoami, logout, deploy):
@@ -90,7 +92,7 @@ def _do(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _remit(settings: Settings) -> Remit:
-    return Remit(await connect(settings), settings.task_queue, storage_at(settings.storage_place))
+    return Remit(await connect(settings), settings.task_queue, storage_of(settings))
 
 
 # ---- engine -------------------------------------------------------------------------------------------------------

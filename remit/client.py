@@ -45,6 +45,7 @@ from workflows.messages import (
     StoredSegment,
     TranscriptPage,
 )
+from workflows.options import share
 from workflows.state import OPEN
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ RUN_STATUSES: dict[str, str] = {
 """Each status that a run may be in, as a visibility query."""
 ANSWER = timedelta(seconds=ANSWER_SECONDS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
+_ADDRESS = re.compile(r"@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 
 
 HELP = """\
@@ -124,11 +126,13 @@ class Remit:
         """Start a run under the workflow id `run_id`, or a fresh one.
 
         Raises:
-            InvalidInput: the id can't be used, or a run with it exists.
+            InvalidInput: the id can't be used, holds an e-mail address, or a run with it exists.
         """
         workflow_id = run_id or f"{agent[:80]}-{secrets.token_hex(5)}"
         if not _ID.fullmatch(workflow_id):
             raise InvalidInput("A run id takes 1 to 200 letters, digits and `. _ : / @ -`, and starts with a letter or digit.")
+        if _ADDRESS.search(workflow_id):
+            raise InvalidInput("A run id is never encrypted, and in every log: leave e-mail addresses out of it.")
         start = StartInput(agent=agent, inputs=inputs, requester=requester, script=script)
         with _answers(workflow_id):
             try:
@@ -142,6 +146,7 @@ class Remit:
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                     static_summary=_summary(agent, inputs, requester),
                     static_details=HELP,
+                    priority=share(agent),
                     request_eager_start=False,
                 )
             except WorkflowAlreadyStartedError:

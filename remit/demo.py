@@ -21,6 +21,7 @@ from policies.errors import ApprovalRefused, InvalidInput, RemitError, Unavailab
 from policies.models import Frozen
 from remit import render
 from remit.client import Remit, RunRow
+from remit.connection import converter
 from remit.dev import prepare
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.evidence import Evidence, Witness, prove
@@ -113,7 +114,7 @@ class _Demo:
             "[bold]Remit demo[/]: the real Temporal server, a worker, and a [bold]scripted model[/] "
             "(its answers and costs are simulated)."
         )
-        self.remit = Remit(await self.server.ready())
+        self.remit = Remit(await self.server.ready(data_converter=converter(self.settings)))
         (self.settings.home / "dev.json").write_text(
             json.dumps({"address": self.server.address, "ui": self.server.ui, "pid": os.getpid()})
         )

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 from typing import IO
 
 from temporalio.client import Client
@@ -13,10 +14,10 @@ from temporalio.service import RPCError
 from activities.ledger.store import Ledger
 from policies.errors import InvalidInput, RemitError
 from remit.apps import Parts, assemble
-from remit.connection import dev_state
+from remit.connection import converter, dev_state
 from remit.deploy import move_runs
 from remit.deployment import Deployment, build_id
-from remit.embedded import TemporalServer, WorkerProcess
+from remit.embedded import Process, TemporalServer, WorkerProcess, free_port
 from remit.issuer import DevIssuer
 from remit.settings import ROOT, Settings
 from tools import registry
@@ -72,16 +73,19 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     state = settings.home / "dev.json"
-    server = TemporalServer(settings.home, port=port, ui_port=ui_port)
+    codec_port = free_port() if settings.codec else 0
+    codec = f"http://127.0.0.1:{codec_port}" if codec_port else ""
+    server = TemporalServer(settings.home, port=port, ui_port=ui_port, codec=codec)
     worker: WorkerProcess | None = None
+    decrypting = _codec_server(settings, server, codec_port) if codec_port else None
     settling: asyncio.Task[None] | None = None
     try:
-        client = await server.ready()
+        client = await server.ready(data_converter=converter(settings))
         worker = WorkerProcess(settings.home, server.address)
         settling = asyncio.create_task(_settle(client, settings, parts))
         while not stop.is_set():
             if settling.done() and not state.exists():
-                state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
+                state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid(), "codec": codec}))
                 _welcome(settings, server)
             try:
                 await asyncio.wait_for(stop.wait(), 1 if state.exists() else 0.1)
@@ -101,8 +105,18 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
             settling.cancel()
         if worker:
             worker.stop(settings.shutdown_seconds + STOP_SECONDS)
+        if decrypting:
+            decrypting.stop()
         server.stop()
         lock.close()
+
+
+def _codec_server(settings: Settings, server: TemporalServer, port: int) -> Process:
+    """The UI's codec server, a process of its own: it holds keys, and answers web pages."""
+    argv = [sys.executable, "-m", "remit.cli", "codec-server", "--port", str(port)]
+    for origin in (server.ui, server.ui.replace("127.0.0.1", "localhost")):
+        argv += ["--ui-origin", origin]
+    return Process(argv, settings.home / "codec-server.log", {"TEMPORAL_NAMESPACE": "default"})
 
 
 async def _settle(client: Client, settings: Settings, parts: Parts) -> None:

@@ -9,7 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from policies.errors import InvalidInput, NotFound, Unavailable
 from remit import render
-from remit.connection import CONVERTER, connect
+from remit.connection import connect, converter
 from remit.history import Verdict, judge, read_file, segments
 from remit.settings import Settings
 from workflows.messages import AGENT_RUN
@@ -49,7 +49,7 @@ async def _judged(
 
     registry.install(assemble(settings).catalog)
     if file is not None:
-        return [_known(await judge(file, CONVERTER))]
+        return [_known(await judge(file, converter(settings)))]
     client = await connect(settings)
     try:
         found = [await judge(h, client.data_converter) async for h in _histories(client, run, query, limit)]

@@ -13,6 +13,7 @@ from policies.bundle import explain
 from policies.errors import ApprovalRefused, ToolRefusal
 from policies.models import Frozen
 from tools.catalog import Catalog
+from workflows.messages import ENCRYPTED
 from workflows.state import RunState
 
 __all__ = ["DecideSignal", "KillSignal", "count_decision", "parse", "stranger", "verified"]
@@ -46,7 +47,10 @@ def parse(model: type[T], args: Sequence[RawValue]) -> T:
     """
     if len(args) != 1:
         raise ApprovalRefused("malformed", f"Expected one JSON object, got {len(args)} inputs.")
-    data = args[0].payload.data
+    payload = args[0].payload
+    if payload.metadata.get("encoding") == ENCRYPTED:
+        raise ApprovalRefused("malformed", "The payload is encrypted, but not with a key that the worker has.")
+    data = payload.data
     if len(data) > MAX_BYTES:
         raise ApprovalRefused("too_large", f"The payload is over {MAX_BYTES} bytes.")
     try:

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.testing import WorkflowEnvironment
 
 from remit import __version__
-from remit.connection import CONVERTER
 from remit.demo import DEMO, Ticket, tickets
-from remit.embedded import TemporalServer, WorkerProcess, temporal_binary
+from remit.embedded import TemporalServer, WorkerProcess
 from remit.scripts import read_script
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
@@ -106,17 +104,10 @@ async def _refused_start(client: Client, home: Path) -> None:
             await _store("refused_start", run)
 
 
-async def _continued(home: Path) -> None:
+async def _continued(client: Client, home: Path) -> None:
     """The last segment of a run that continued as new, with the state of the ones before as its input."""
-    suggest = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
-    environment = await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
-        dev_server_existing_path=temporal_binary(),
-        dev_server_extra_args=suggest,
-        dev_server_log_level="error",
-        data_converter=CONVERTER,
-    )
     refund = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
-    async with environment, Engine(environment.client, home) as engine:
+    async with Engine(client, home, overrides={"history_events": 80}) as engine:
         reads = [turn(call("search_kb", query=f"zzz{n}")) for n in range(9)]
         run = await engine.start([*reads, refund, final()], ticket="T-1002")
         await _one(engine, run)
@@ -170,7 +161,7 @@ async def record() -> None:
                     print(ticket.scenario, flush=True)
             await _refused_start(client, home("refused_start"))
             await _edited(client, home("edited"))
-            await _continued(home("continued"))
+            await _continued(client, home("continued"))
         finally:
             server.stop()
 

@@ -8,14 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policies.approvals import Approval
-from policies.canonical import canonical_json, chain
+from policies.canonical import canonical_json, chain, digest
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person
 from policies.models import Usage, UsageLimits
+from policies.routing import Route
 from tests.builders import ANA, NOW, capsule, refund, request
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
+    Capsule,
     KillState,
     Message,
     Minted,
@@ -113,6 +115,7 @@ def whole() -> RunState:
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
         capability=Minted(id="cap_1", expires_at=NOW + 600),
         people=Directory(people=(Person(sub=ANA),), live=True),
+        refs=["sha256:" + "0" * 64],
         deadline=NOW + 60,
         turn=OpenTurn(calls_used=3, calls=(OpenCall(index=0, slot=2, request=ToolRequest(id="c", name="t", arguments="{}")),)),
         segments=[Segment(key="sha256:0", since=0, until=1, head="", calls=1)],
@@ -121,6 +124,8 @@ def whole() -> RunState:
         context_tokens=10,
         stopped_by="kill",
         summary="Stopped.",
+        fallbacks=1,
+        fell_back_from="openai: down",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -135,6 +140,17 @@ def test_what_is_settled_need_not_be_judged_again() -> None:
     assert (run.approvals["ap-2-0"].status, run.judged) == ("expired", {})
 
 
+def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
+    """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
+    given = capsule()
+    since = ("capability", "delegations", "priority", "weight", "history_events")
+    older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
+    assert set(older["route"]) == {"models"}
+    assert given.digest == digest(older) == Capsule.model_validate(older).digest
+    other = Route(models=given.route.models, fallbacks=(given.route.models,))
+    assert len({given.digest, capsule(priority=1).digest, capsule(weight=2).digest, capsule(route=other).digest}) == 4
+
+
 def test_no_field_of_the_state_is_left_out_here() -> None:
     """The round trip below is over a state that differs from a fresh one in every field."""
     fresh, full = state(), whole()
@@ -145,7 +161,7 @@ def test_a_state_survives_continue_as_new() -> None:
     """A state goes through JSON and comes back equal, with the digest of its capsule unchanged."""
     carried = json.loads(whole().model_dump_json())
     back = RunState.of([carried], continued=True)
-    assert back == whole()
+    assert back.model_dump() == whole().model_dump()
     assert back.capsule
     assert back.capsule.digest == capsule().digest
 
