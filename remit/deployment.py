@@ -24,7 +24,7 @@ from temporalio.client import Client
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 
-from policies.errors import InvalidInput, NotFound, Unavailable
+from policies.errors import InvalidInput, NotFound, RemitError, Unavailable
 from policies.models import Frozen
 from remit import __version__
 from remit.settings import ROOT, Settings
@@ -170,7 +170,7 @@ class Deployment:
             Unavailable: it didn't appear, or the server was too busy to make it current.
             InvalidInput: the server refuses to make it current.
         """
-        error = Unavailable(f"The Temporal server hasn't seen a worker of version `{build}` yet.")
+        error: RemitError = Unavailable(f"The Temporal server hasn't seen a worker of version `{build}` yet.")
         try:
             async with asyncio.timeout(INTRODUCE_SECONDS):
                 while True:
@@ -181,7 +181,9 @@ class Deployment:
                         if build in found:
                             await self.make_current(build)
                             return "current"
-                    except Unavailable as e:  # it allows few changes at a time, and says so when a fleet restarts
+                    except (Unavailable, InvalidInput) as e:
+                        # It allows few changes at a time, and says so when a fleet restarts. And it may know the version by its
+                        # activities only yet, and refuse it for the workflows that it doesn't take up.
                         error = e
                     await asyncio.sleep(0.1)
         except TimeoutError:

@@ -1,17 +1,13 @@
 """Recorded histories under today's code: what can't be replayed at all is told from what differs."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from temporalio.api.common.v1 import Payload
-from temporalio.client import Client, WorkflowHistory
-from temporalio.converter import PayloadCodec
+from temporalio.client import WorkflowHistory
 
 from policies.errors import InvalidInput
-from remit.connection import CONVERTER
+from remit.connection import CONVERTER, converter
 from remit.embedded import TemporalServer
 from remit.history import judge, read_file, state
 from remit.replay import replay
@@ -19,19 +15,6 @@ from remit.settings import ROOT, Settings
 from tests.engine import Engine, call, final, turn
 
 STORED = ROOT / "tests" / "replay" / "histories" / "0.1.0"
-
-
-class _Reversed(PayloadCodec):
-    """A codec whose payloads nobody reads by accident."""
-
-    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [Payload(metadata={"encoding": b"binary/reversed"}, data=p.SerializeToString()[::-1]) for p in payloads]
-
-    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
-        return [Payload.FromString(p.data[::-1]) for p in payloads]
-
-
-CODED = replace(CONVERTER, payload_codec=_Reversed())
 
 
 @pytest.mark.parametrize(
@@ -88,25 +71,21 @@ async def test_a_run_that_nobody_took_up_replays() -> None:
     assert (await judge(WorkflowHistory("new", history.events[:2]), CONVERTER)).ok
 
 
-@pytest.fixture
-async def coded(server: TemporalServer, home: Path, tmp_path: Path) -> Path:
-    """The export of a real run whose payloads went through a codec."""
-    await server.ready()
-    async with Engine(await Client.connect(server.address, data_converter=CODED), home) as engine:
+async def test_a_history_that_the_codec_can_not_decode_is_refused(server: TemporalServer, home: Path, tmp_path: Path) -> None:
+    """It isn't taken for one that differs: what is missing is a key."""
+    async with Engine(await server.ready(), home, overrides={"codec": True}) as engine:
         run = await engine.start([turn(call("get_ticket", ticket_id="T-1001")), final()])
         assert (await engine.closed(run.id)).status == "completed"
         file = tmp_path / "coded.json"
         file.write_text((await run.fetch_history()).to_json())
-    return file
-
-
-async def test_a_history_that_the_codec_can_not_decode_is_refused(coded: Path) -> None:
-    """It isn't taken for one that differs: what is missing is a key."""
-    history = read_file(coded)
-    assert (await judge(history, CODED)).ok
-    verdict = await judge(history, CONVERTER)
-    sentence = "Its payloads (`binary/reversed`) can't be decoded; set what its workers had, such as the codec's keys."
-    assert (verdict.ok, verdict.sentence) == (False, sentence)
+        assert (await judge(read_file(file), engine.client.data_converter)).ok
+    others = converter(Settings(codec=True, home=tmp_path / "elsewhere"))
+    for without in (CONVERTER, others):
+        verdict = await judge(read_file(file), without)
+        assert (verdict.ok, verdict.sentence) == (
+            False,
+            "Its payloads (`binary/remit-encrypted`) can't be decoded; set what its workers had, such as the codec's keys.",
+        )
 
 
 def test_what_can_not_be_replayed_is_one_sentence_of_the_command(tmp_path: Path) -> None:
