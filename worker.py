@@ -21,9 +21,7 @@ from activities.capabilities import Capabilities
 from activities.gates import Gate
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
-from activities.providers.anthropic import AnthropicProvider
 from activities.providers.base import ModelProvider
-from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.results import StoredResults
@@ -51,13 +49,18 @@ CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say
 
 
 def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
+    # Each SDK takes tens of megabytes, so only those that have a key are loaded.
     found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
     if settings.openai_api_key or settings.openai_base_url:
+        from activities.providers.openai import OpenAIProvider
+
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
         openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
         closing.push_async_callback(openai.aclose)
         found["openai"] = openai
     if settings.anthropic_api_key or settings.anthropic_base_url:
+        from activities.providers.anthropic import AnthropicProvider
+
         key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
         anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
         closing.push_async_callback(anthropic.aclose)

@@ -1,8 +1,9 @@
 """The sandbox that workflow code runs and is replayed in: what is passed through it, in one place."""
 
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from remit.apps import PACKAGE
+from remit.shortcut import Sandbox
 
 __all__ = ["PURE", "runner"]
 
@@ -31,6 +32,6 @@ PURE = (
 )
 
 
-def runner() -> SandboxedWorkflowRunner:
+def runner() -> Sandbox:
     """The sandbox that workflow code runs and is replayed in."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
+    return Sandbox(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))

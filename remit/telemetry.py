@@ -113,7 +113,8 @@ def logs(level: str) -> None:
     # Their debug lines hold what activities return, and requests with what models and vendors are told.
     for name in ("temporalio", "openai", "anthropic", "httpx2", "httpcore2", "stripe"):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "httpx2"):  # httpx2 writes a line for each request, which the run's span shows already
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 class _Headers(Protocol):

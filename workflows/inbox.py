@@ -16,7 +16,7 @@ from tools.catalog import Catalog
 from workflows.messages import ENCRYPTED
 from workflows.state import RunState
 
-__all__ = ["DecideSignal", "KillSignal", "count_decision", "parse", "stranger", "verified"]
+__all__ = ["DecideSignal", "KillSignal", "count_decision", "known", "parse", "stranger", "verified"]
 
 MAX_BYTES = 16_384
 MAX_EDITS = 10
@@ -65,6 +65,18 @@ def stranger(state: RunState, request: DecideSignal) -> str:
     return "" if state.directory.by_key(kid) else kid
 
 
+def known(state: RunState, request: DecideSignal) -> Approval:
+    """The approval that `request` is about.
+
+    Raises:
+        ApprovalRefused: `unknown_approval`.
+    """
+    approval = state.approvals.get(request.approval_id)
+    if approval is None or state.capsule is None:
+        raise ApprovalRefused("unknown_approval", f"There is no approval `{request.approval_id}` in this run.")
+    return approval
+
+
 def verified(
     state: RunState, run_id: str, request: DecideSignal, now: int, catalog: Catalog
 ) -> tuple[Approval, ApprovalDecision]:
@@ -73,9 +85,8 @@ def verified(
     Raises:
         ApprovalRefused: it doesn't count.
     """
-    approval = state.approvals.get(request.approval_id)
-    if approval is None or state.capsule is None:
-        raise ApprovalRefused("unknown_approval", f"There is no approval `{request.approval_id}` in this run.")
+    approval = known(state, request)
+    assert state.capsule
     decision = approvals.verify_decision(
         request.decision_jws,
         request=approval.request,
