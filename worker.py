@@ -18,6 +18,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
+from activities.fleet import FleetActivities
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
 from activities.providers.anthropic import AnthropicProvider
@@ -33,11 +34,14 @@ from remit import telemetry
 from remit.apps import PACKAGE, assemble
 from remit.connection import connect
 from remit.directory import LiveDirectory
+from remit.fleet import Fleet
 from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
+from workflows.fleet_control import FleetControl
+from workflows.fleet_messages import control_queue
 from workflows.messages import SEARCH_ATTRIBUTES
 
 __all__ = ["PURE", "ensure_search_attributes", "main", "renewing", "runner", "working"]
@@ -49,6 +53,8 @@ PURE = (
     "policies",
     "tools",
     "workflows.action",
+    "workflows.fleet_messages",
+    "workflows.fleet_state",
     "workflows.inbox",
     "workflows.keys",
     "workflows.messages",
@@ -69,6 +75,7 @@ PURE = (
 
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
+STICKY_SECONDS = 0.5
 
 
 def runner() -> SandboxedWorkflowRunner:
@@ -93,16 +100,42 @@ def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPr
 
 @asynccontextmanager
 async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGenerator[Worker]:
-    """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
+    """A worker with everything that `settings` asks for, and one for `FleetControl` beside it, while the block runs.
+
+    Call `ledger.migrate()` before.
 
     Raises:
         InvalidInput: an agent, a bundle, an app or a connector can't be used.
     """
-    async with AsyncExitStack() as closing, _build(client, settings, ledger, closing) as worker:
-        yield worker
+    async with AsyncExitStack() as closing:
+        directory = LiveDirectory(settings, ledger)
+        closing.callback(directory.close)
+        async with (
+            _control(client, settings, ledger, directory),
+            _build(client, settings, ledger, directory, closing) as worker,
+        ):
+            yield worker
 
 
-def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExitStack) -> Worker:
+def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory) -> Worker:
+    """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
+    fleet = FleetActivities(ledger, client, settings.task_queue, directory)
+    return Worker(
+        client,
+        task_queue=control_queue(settings.task_queue),
+        workflows=[FleetControl],
+        activities=[fleet.apply_switches, fleet.tell_runs, fleet.report_switch],
+        workflow_runner=runner(),
+        max_cached_workflows=10,
+        max_concurrent_workflow_task_polls=2,
+        max_concurrent_activity_task_polls=2,
+        # A worker that died with `FleetControl` in its cache would hold up the next kill for ten seconds.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=STICKY_SECONDS),
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+    )
+
+
+def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, closing: AsyncExitStack) -> Worker:
     parts = assemble(settings, ROOT)
     catalog, library, corpora = parts.catalog, parts.library, parts.corpora
     connectors = parts.connectors
@@ -123,12 +156,11 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
         settings.audience or f"{client.namespace}/{settings.task_queue}",
         settings.capability_seconds,
     )
-    directory = LiveDirectory(settings, ledger)
-    closing.callback(directory.close)
-    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities)
+    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities, ledger)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger, runs, storage)
+    fleet = FleetActivities(ledger, client, settings.task_queue, directory)
     return Worker(
         client,
         task_queue=settings.task_queue,
@@ -144,6 +176,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             tool.give_up,
             records.archive,
             records.write_kill,
+            fleet.confirm_kill,
         ],
         workflow_runner=runner(),
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
@@ -181,6 +214,7 @@ async def serve(settings: Settings) -> None:
     client = await connect(settings, [*telemetry.traces(settings)], token=token)
     RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     await ensure_search_attributes(client)
+    await Fleet(client, settings.task_queue).begin()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

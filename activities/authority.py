@@ -10,14 +10,16 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
 from activities.failures import ledger_needed
+from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
 from policies.canonical import digest
-from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
+from policies.errors import InvalidInput, KillSwitchEngaged, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import Frozen
 from policies.routing import ModelChoice, Price, Route
+from policies.switches import Scope, scopes_of_run
 from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.spec import Connector
@@ -62,7 +64,9 @@ class AuthorityActivities:
         directory: Callable[[], Directory],
         models: ModelConfig,
         capabilities: Capabilities,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._runs = runs
         self._library = library
         self._catalog = catalog
@@ -122,6 +126,7 @@ class AuthorityActivities:
         info = activity.info()
         workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
         subject = await self._subject(agent, admission)
+        await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
         handed = [self._catalog.specs[d.tool] for d in delegations if d.tool in self._catalog.specs]
@@ -157,6 +162,18 @@ class AuthorityActivities:
             capability=self._capabilities.promise(),
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
         )
+
+    def _check_switches(self, run_id: str, agent: str, subject: str) -> None:
+        """Raises:
+        KillSwitchEngaged: a switch covers the run that wants to begin.
+        """
+        found, _ = self._ledger.switched(scopes_of_run(run_id, agent, subject))
+        if found:
+            by = f" by {found.set_by}" if found.set_by else ""
+            raise KillSwitchEngaged(
+                f"No run may begin: a kill switch was set on {Scope.parse(found.scope).words}{by}: {found.reason} "
+                "`remit switches` lists it."
+            )
 
     @activity.defn(name="read_people")
     async def read_people(self, wanted: ReadPeople) -> Directory:

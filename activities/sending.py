@@ -6,8 +6,9 @@ from typing import Literal
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.ledger.store import Effect, Ledger, run_scope
+from activities.ledger.store import Effect, Ledger
 from policies.errors import OutcomeIndeterminate, ToolRefusal, Unavailable
+from policies.switches import scopes_of
 from tools.spec import Arguments, ToolContext, ToolSpec
 
 __all__ = ["LOOKUP_SECONDS", "Sending", "last_attempt"]
@@ -20,6 +21,7 @@ class Sending:
 
     def __init__(self, ledger: Ledger, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> None:
         self._ledger = ledger
+        self._scopes = scopes_of(effect.run_id, effect.agent, spec.name, spec.risk, effect.subject)
         self._spec = spec
         self._args = args
         self._context = context
@@ -73,7 +75,7 @@ class Sending:
         # The half of the settling time that a request has. It runs from before the mark: a process that was frozen after it
         # and wakes up when another attempt relies on its silence must find its time over before it sends.
         end = loop.time() + spec.settle_seconds / 2 if spec.settle_seconds else None
-        marked = await asyncio.to_thread(self._ledger.sent, effect.idempotency_key, effect.attempts, [run_scope(effect.run_id)])
+        marked = await asyncio.to_thread(self._ledger.sent, effect.idempotency_key, effect.attempts, self._scopes)
         if not marked:
             # The retry asks `reserve`, which knows whether it was a kill or another attempt.
             raise ApplicationError("This attempt may not send the write any more.", type="superseded")

@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 from activities.capabilities import Capabilities
 from activities.failures import ledger_needed
 from activities.heartbeat import beating
-from activities.ledger.store import Effect, Ledger, run_scope
+from activities.ledger.store import Effect, Ledger
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
@@ -99,6 +99,8 @@ class ToolActivities:
             except ApprovalNeeded as e:
                 return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
             except KillSwitchEngaged as e:
+                if not e.ends_run:
+                    return ToolOutcome(status="refused", reason="kill_switch", content=e.message, attempt=attempt)
                 return ToolOutcome(status="killed", reason=e.code, content=e.message, attempt=attempt)
             except OutcomeIndeterminate as e:
                 return ToolOutcome(status="indeterminate", reason=e.code, content=e.message, attempt=attempt)
@@ -164,8 +166,7 @@ class ToolActivities:
             facts, approved = checked
             proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents)
 
-        scopes = [run_scope(proposal.capsule.run_id)]
-        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, scopes, judge)
+        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge)
 
     async def _people(self) -> Directory:
         try:

@@ -20,8 +20,10 @@ from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
 from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
+from policies.switches import subject_tag
 from tools import registry
 from workflows import inbox, ports
+from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal
 from workflows.messages import (
     AGENT_RUN,
@@ -31,6 +33,7 @@ from workflows.messages import (
     REMIT_POLICY,
     REMIT_RISK,
     REMIT_STATUS,
+    REMIT_SUBJECT,
     Admission,
     AssistantMessage,
     CallModel,
@@ -118,7 +121,7 @@ class AgentRun:
             if workflow.cancellation_reason() is None:
                 raise  # the worker drops this run from its cache; nobody cancelled anything
             # `temporal workflow cancel` is an off switch too, and must stop writes just as `kill` does.
-            self._engage_kill("cancelled in Temporal (UI or CLI)", "temporal")
+            self._engage_kill(KillSignal(reason="cancelled in Temporal (UI or CLI)", by="temporal"))
         if self._state.kill.engaged:
             await _uncancelled(self._kill(plan))
         elif self._roll_over:
@@ -391,7 +394,7 @@ class AgentRun:
         if any(o.reason == DECIDE_AGAIN for o in done.values()):
             state.tier = STRONG
         if any(o.status == "killed" for o in done.values()):
-            self._engage_kill("a kill switch covers this run", "ledger")
+            self._engage_kill(KillSignal(reason="a kill switch covers this run", by="ledger"))
             raise Halted
         if any(o.status == "indeterminate" for o in done.values()):
             raise Escalated("outcome_indeterminate")
@@ -555,15 +558,16 @@ class AgentRun:
         plan.cancel()
         await workflow.wait_condition(plan.done)
 
-    def _engage_kill(self, reason: str, by: str) -> None:
+    def _engage_kill(self, kill: KillSignal) -> None:
         if not self._state.kill.engaged:
-            self._state.kill = KillState(engaged=True, reason=reason, by=by, requested_at=self._now())
+            fields = kill.model_dump(include={"reason", "by", "scope"})
+            self._state.kill = KillState.model_validate({**fields, "engaged": True, "requested_at": self._now()})
 
     async def _kill(self, plan: asyncio.Task[None]) -> None:
         """Stop the plan, cancel what is in flight, write the kill row, acknowledge. The row is what stops writes (G4)."""
         state = self._state
         halting = asyncio.create_task(self._halt(plan))
-        written = await ports.write_kill(
+        written = await self._confirmed() or await ports.write_kill(
             WriteKill(run_id=self._run_id, reason=state.kill.reason, by=state.kill.by),
             summary=f"kill: {state.kill.reason[:100]}",
         )
@@ -572,6 +576,18 @@ class AgentRun:
         await halting
         state.stopped_by, state.summary = "kill", state.kill.reason
         self._set_status("killed")
+
+    async def _confirmed(self) -> KillState | None:
+        """The switch that the run was told of, as the ledger has it; None: it needs a row of its own."""
+        if not self._state.kill.scope:
+            return None
+        capsule = self._state.capsule
+        run = ConfirmKill(run_id=self._run_id, agent=self._state.start.agent, subject=capsule.subject if capsule else "")
+        try:
+            found = await ports.confirm_kill(run, summary="the switch in the ledger")
+        except ActivityError:
+            return None
+        return found if found.engaged else None
 
     async def _close(self, plan: asyncio.Task[None]) -> None:
         state = self._state
@@ -613,8 +629,7 @@ class AgentRun:
             return
         try:
             if name == "kill":
-                request = inbox.parse(KillSignal, args)
-                self._engage_kill(request.reason, request.by)
+                self._engage_kill(inbox.parse(KillSignal, args))
             elif name == "decide":
                 await self._count(inbox.parse(DecideSignal, args))
             else:
@@ -729,6 +744,8 @@ class AgentRun:
             updates.append(REMIT_AGENT.value_set(state.start.agent))
             if state.capsule:  # none in a run that was refused, or killed before it was admitted
                 updates.append(REMIT_POLICY.value_set(state.capsule.bundle.version))
+                if state.capsule.subject:
+                    updates.append(REMIT_SUBJECT.value_set(subject_tag(state.capsule.subject)))
         workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType]
         self._published = now
 

@@ -35,6 +35,7 @@ __all__ = [
     "REMIT_POLICY",
     "REMIT_RISK",
     "REMIT_STATUS",
+    "REMIT_SUBJECT",
     "SEARCH_ATTRIBUTES",
     "TASK_QUEUE",
     "Admission",
@@ -51,6 +52,7 @@ __all__ = [
     "MintCapability",
     "Minted",
     "ModelTurn",
+    "PauseState",
     "PinnedTool",
     "ReadFacts",
     "ReadPeople",
@@ -86,7 +88,17 @@ REMIT_AWAITING_APPROVAL = SearchAttributeKey.for_bool("RemitAwaitingApproval")
 REMIT_POLICY = SearchAttributeKey.for_keyword("RemitPolicy")
 REMIT_RISK = SearchAttributeKey.for_keyword("RemitRisk")
 REMIT_COST_USD = SearchAttributeKey.for_float("RemitCostUsd")
-SEARCH_ATTRIBUTES = (REMIT_AGENT, REMIT_STATUS, REMIT_AWAITING_APPROVAL, REMIT_POLICY, REMIT_RISK, REMIT_COST_USD)
+REMIT_SUBJECT = SearchAttributeKey.for_keyword("RemitSubject")
+"""`policies.switches.subject_tag` of whom the run is for: search attributes aren't encrypted, so it isn't said plainly."""
+SEARCH_ATTRIBUTES = (
+    REMIT_AGENT,
+    REMIT_STATUS,
+    REMIT_AWAITING_APPROVAL,
+    REMIT_POLICY,
+    REMIT_RISK,
+    REMIT_COST_USD,
+    REMIT_SUBJECT,
+)
 
 
 class TokenUsage(Frozen):
@@ -423,13 +435,32 @@ class Decided(Frozen):
 
 
 class KillState(Frozen):
-    """Answer of the query `kill_switch`. Times are Unix seconds; acknowledged means: no new write can start."""
+    """Answer of the query `kill_switch`. Times are Unix seconds; acknowledged means: no new write can start.
+
+    Attributes:
+        scope: of the switch that the run was told of; empty for a kill of this run alone.
+    """
 
     engaged: bool = False
     reason: str = ""
     by: str = ""
     requested_at: int | None = None
     acknowledged_at: int | None = None
+    scope: str = ""
+
+
+class PauseState(Frozen):
+    """A pause that a run was told of, or met at the gate.
+
+    Attributes:
+        epoch: of the pause, in the order of the ledger's switches.
+    """
+
+    scope: str
+    reason: str
+    by: str = ""
+    epoch: int = 0
+    since: int = 0
 
 
 class Refused(Frozen):

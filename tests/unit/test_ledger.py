@@ -141,6 +141,8 @@ def test_a_reservation_records_the_intent(ledger: Ledger) -> None:
         "resolved_reason": None,
         "resolved_at": None,
         "capability": "",
+        "risk": "",
+        "epoch": 0,
     }
 
 
