@@ -34,7 +34,7 @@ from remit import telemetry
 from remit.apps import PACKAGE, assemble
 from remit.connection import connect
 from remit.directory import LiveDirectory
-from remit.fleet import Fleet
+from remit.fleet import Fleet, audience
 from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.settings import ROOT, Settings, load
@@ -119,7 +119,7 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
 
 def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory) -> Worker:
     """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
-    fleet = FleetActivities(ledger, client, settings.task_queue, directory)
+    fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(
         client,
         task_queue=control_queue(settings.task_queue),
@@ -153,14 +153,14 @@ def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDi
     capabilities = Capabilities(
         ledger,
         RootKeys(settings.root_keys_path, env=settings.env),
-        settings.audience or f"{client.namespace}/{settings.task_queue}",
+        audience(client, settings),
         settings.capability_seconds,
     )
     authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities, ledger)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
     model = ModelActivities(runs, _providers(settings, closing), catalog)
     records = RecordActivities(ledger, runs, storage)
-    fleet = FleetActivities(ledger, client, settings.task_queue, directory)
+    fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(
         client,
         task_queue=settings.task_queue,

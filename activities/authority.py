@@ -24,7 +24,7 @@ from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool, ReadPeople
+from workflows.messages import Admission, Capsule, MintCapability, Minted, PauseState, PinnedTool, ReadPeople
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -126,7 +126,7 @@ class AuthorityActivities:
         info = activity.info()
         workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
         subject = await self._subject(agent, admission)
-        await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
+        paused = await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
         handed = [self._catalog.specs[d.tool] for d in delegations if d.tool in self._catalog.specs]
@@ -161,19 +161,26 @@ class AuthorityActivities:
             admitted_at=int(time.time()),
             capability=self._capabilities.promise(),
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
+            paused=paused,
         )
 
-    def _check_switches(self, run_id: str, agent: str, subject: str) -> None:
-        """Raises:
-        KillSwitchEngaged: a switch covers the run that wants to begin.
+    def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:
+        """The pause under which the run begins.
+
+        Raises:
+            KillSwitchEngaged: a switch covers it.
         """
-        found, _ = self._ledger.switched(scopes_of_run(run_id, agent, subject))
+        found, paused = self._ledger.switched(scopes_of_run(run_id, agent, subject))
         if found:
             by = f" by {found.set_by}" if found.set_by else ""
             raise KillSwitchEngaged(
-                f"No run may begin: a kill switch was set on {Scope.parse(found.scope).words}{by}: {found.reason} "
-                "`remit switches` lists it."
+                f"No run may begin: a kill switch was set on {Scope.parse(found.scope).words}{by}, as `remit switches` "
+                f"says: {found.reason}"
             )
+        if paused is None:
+            return None
+        fields = {"scope": paused.scope, "reason": paused.reason, "by": paused.set_by, "epoch": paused.epoch}
+        return PauseState.model_validate({**fields, "since": paused.set_at // 1000})
 
     @activity.defn(name="read_people")
     async def read_people(self, wanted: ReadPeople) -> Directory:

@@ -1,11 +1,9 @@
 """What `FleetControl` does beside the ledger and the runs: set switches, tell the runs, report what came of it."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from sqlalchemy.engine import Connection
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -13,8 +11,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.failures import ledger_needed
 from activities.heartbeat import beating
 from activities.ledger import switches
-from activities.ledger.rows import Effect, Logged, Switch
+from activities.ledger.rows import Effect, Switch
 from activities.ledger.store import Ledger
+from activities.switching import carry_out
+from policies.errors import Unavailable
 from policies.identity import Directory
 from policies.switches import Scope, scopes_of_run, subject_tag
 from workflows.fleet_messages import (
@@ -24,10 +24,7 @@ from workflows.fleet_messages import (
     EffectOutcome,
     Kill,
     Order,
-    Pause,
     ReportSwitch,
-    Resume,
-    Switched,
     SwitchReport,
     SwitchView,
     TellAll,
@@ -47,8 +44,15 @@ OUTCOMES = {"done": "done", "failed": "refused", "released": "refused", "indeter
 
 
 class FleetActivities:
-    def __init__(self, ledger: Ledger, client: Client, task_queue: str, directory: Callable[[], Directory]) -> None:
-        """`task_queue` is that of the runs which this ledger is for; others of the namespace aren't told."""
+    def __init__(
+        self, ledger: Ledger, client: Client, task_queue: str, directory: Callable[[], Directory], audience: str
+    ) -> None:
+        """Args:
+        task_queue: that of the runs which this ledger is for; others of the namespace aren't told.
+        directory: asked for each command that somebody signed: who they are now.
+        audience: the workers that such a command must be signed for.
+        """
+        self._audience = audience
         self._ledger = ledger
         self._client = client
         self._queue = task_queue
@@ -63,39 +67,26 @@ class FleetActivities:
             return await asyncio.to_thread(self._apply, wanted.orders)
 
     def _apply(self, orders: Sequence[Order]) -> Applied:
+        begun = time.monotonic()
+        # Before the transaction, for the directory may take its time, or lie in the same database.
+        people = self._people() if any(o.name == "unkill" for o in orders) else None
         with self._ledger.begin() as connection:
             switches.lock(connection)
-            outcomes = tuple(self._carry_out(connection, order) for order in orders)
+            outcomes = [carry_out(connection, order, people, self._audience) for order in orders]
             kills, pauses = switches.current(connection), switches.current(connection, paused=True)
+        for i, (order, outcome) in enumerate(zip(orders, outcomes, strict=True)):
+            if outcome.status == "engaged" and isinstance(order.command, Kill) and order.command.drill:
+                assert self._ledger.switched([outcome.scope])[0]
+                outcomes[i] = outcome.model_copy(update={"gate_ms": round((time.monotonic() - begun) * 1000)})
         views = [_view("kill", s) for s in kills] + [_view("pause", s) for s in pauses]
         shown = sorted((v for v in views if not v.scope.startswith("run:")), key=lambda v: v.epoch)
-        return Applied(outcomes=outcomes, switches=tuple(shown[-SHOWN:]), total=len(views))
+        return Applied(outcomes=tuple(outcomes), switches=tuple(shown[-SHOWN:]), total=len(views))
 
-    def _carry_out(self, connection: Connection, order: Order) -> Switched:
-        if before := switches.logged(connection, command=order.id):
-            return _as_logged(before[-1])
-        match order.command:
-            case Kill() as kill:
-                return self._kill(connection, order.id, kill)
-            case Pause() as pause:
-                set_ = switches.pause(connection, pause.scope, pause.reason, pause.by, command=order.id)
-                return _switched("paused", set_)
-            case Resume() as resume:
-                epoch = switches.resume(connection, resume.scope, resume.reason, resume.by, command=order.id)
-                at = switches.now_ms()
-                if epoch is None:
-                    return Switched(status="unchanged", scope=resume.scope, at=at)
-                return Switched(status="resumed", scope=resume.scope, reason=resume.reason, by=resume.by, epoch=epoch, at=at)
-            case _:
-                return Switched(status="refused", scope="", refused="unknown_command", message="There is no such command.")
-
-    def _kill(self, connection: Connection, command: str, kill: Kill) -> Switched:
-        scope = Scope.parse(kill.scope)
-        keys, total = switches.in_flight(connection, scope)
-        detail = json.dumps({"in_flight": keys, "in_flight_total": total})
-        target = scope.drill if kill.drill else scope
-        engaged = switches.engage(connection, str(target), kill.reason, kill.by, command=command, detail=detail)
-        return _switched("engaged", engaged, keys, total)
+    def _people(self) -> Directory | Unavailable:
+        try:
+            return self._directory()
+        except Unavailable as e:
+            return e  # what was signed is refused for now; a kill beside it mustn't wait
 
     # ---- runs -------------------------------------------------------------------------------------------------------
 
@@ -178,18 +169,6 @@ class FleetActivities:
     def _reserved_since(self, scope: Scope, epoch: int) -> int:
         with self._ledger.reading() as connection:
             return switches.reserved_since(connection, scope, epoch)
-
-
-def _switched(status: str, switch: Switch, keys: Sequence[str] = (), total: int = 0) -> Switched:
-    fields = {"scope": switch.scope, "reason": switch.reason, "by": switch.set_by, "epoch": switch.epoch, "at": switch.set_at}
-    return Switched.model_validate({**fields, "status": status, "in_flight": tuple(keys), "in_flight_total": total})
-
-
-def _as_logged(line: Logged) -> Switched:
-    """The answer that was given, or would have been, to the order that wrote this line."""
-    status = {"kill": "engaged", "drill": "engaged", "pause": "paused", "resume": "resumed", "unkill": "released"}[line.action]
-    fields = {"scope": line.scope, "reason": line.reason, "by": line.by, "epoch": line.epoch, "at": line.at}
-    return Switched.model_validate({**fields, "status": status, **(json.loads(line.detail) if line.detail else {})})
 
 
 def _view(kind: str, switch: Switch) -> SwitchView:

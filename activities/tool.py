@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 
@@ -17,12 +18,21 @@ from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
-from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
-from workflows.messages import ExecuteTool, MintCapability, ReadFacts, ReadTool, RecordedFacts, ToolMessage, ToolOutcome
+from workflows.messages import (
+    ExecuteTool,
+    MintCapability,
+    PauseState,
+    ReadFacts,
+    ReadTool,
+    RecordedFacts,
+    ToolMessage,
+    ToolOutcome,
+)
 
 __all__ = ["ToolActivities"]
 
@@ -102,6 +112,9 @@ class ToolActivities:
                 if not e.ends_run:
                     return ToolOutcome(status="refused", reason="kill_switch", content=e.message, attempt=attempt)
                 return ToolOutcome(status="killed", reason=e.code, content=e.message, attempt=attempt)
+            except Paused as e:
+                pause = PauseState(scope=e.scope, reason=e.reason, epoch=e.epoch, since=int(time.time()))
+                return ToolOutcome(status="paused", reason=e.code, content=e.message, attempt=attempt, paused=pause)
             except OutcomeIndeterminate as e:
                 return ToolOutcome(status="indeterminate", reason=e.code, content=e.message, attempt=attempt)
             except RemitError as e:

@@ -20,25 +20,35 @@ from temporalio.service import RPCError, RPCStatusCode
 from policies.errors import ControlRefused, NotFound, Unavailable
 from policies.models import Frozen
 from policies.switches import Scope
-from workflows.fleet_control import MOVED_ON
+from remit.settings import Settings
 from workflows.fleet_messages import (
     FLEET_CONTROL,
+    MOVED_ON,
     Control,
+    Drilled,
     Kill,
+    Pause,
+    Resume,
     Switched,
     SwitchReport,
+    Unkill,
     WantReport,
     control_queue,
     fleet_id,
 )
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "audience"]
 
 ANSWER_SECONDS = 10.0
 REPORT_SECONDS = 30.0
 AGAIN_SECONDS = 0.05
 _AWAY = "No worker answers for the fleet; start one with `remit dev` or `python worker.py`."
 T = TypeVar("T", bound=Frozen)
+
+
+def audience(client: Client, settings: Settings) -> str:
+    """The workers that capabilities and signed commands are for."""
+    return settings.audience or f"{client.namespace}/{settings.task_queue}"
 
 
 class _About(TypedDict):
@@ -80,6 +90,27 @@ class Fleet:
         """
         command = Kill(scope=str(scope), reason=reason, by=by, workflow_id=workflow_id, drill=drill)
         return await self._command("kill", command, Switched)
+
+    async def unkill(self, scope: Scope, control_jws: str) -> Switched:
+        """Release an off switch, or sign as the first of two for that.
+
+        Raises:
+            ControlRefused: the signature doesn't count for it.
+            Unavailable: it isn't acknowledged.
+        """
+        return await self._command("unkill", Unkill(scope=str(scope), control_jws=control_jws), Switched)
+
+    async def pause(self, scope: Scope, reason: str, *, by: str = "", workflow_id: str = "") -> Switched:
+        """Park what is in `scope`. Raises as `kill`."""
+        return await self._command("pause", Pause(scope=str(scope), reason=reason, by=by, workflow_id=workflow_id), Switched)
+
+    async def resume(self, scope: Scope, reason: str, *, by: str = "", workflow_id: str = "") -> Switched:
+        """Let what is in `scope` go on. Raises as `kill`."""
+        return await self._command("resume", Resume(scope=str(scope), reason=reason, by=by, workflow_id=workflow_id), Switched)
+
+    async def drilled(self, scope: Scope, effect_ms: int, *, by: str = "") -> Switched:
+        """End a drill; what it measured is kept with it."""
+        return await self._command("drilled", Drilled(scope=str(scope), effect_ms=effect_ms, by=by), Switched)
 
     async def report(self, switched: Switched) -> SwitchReport:
         """What came of a switch: waits until the runs were told and the effects in flight settled, some seconds at most."""

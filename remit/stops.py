@@ -1,24 +1,29 @@
 """`remit kill`, `unkill`, `switches`, `pause`, `resume`, `control`: the off switches, as people at a terminal use them."""
 
 import asyncio
+import secrets
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from policies.errors import InvalidInput
+from policies.control import ControlClaims, sign_control
+from policies.errors import InvalidInput, NotFound
 from policies.models import RISKS
 from policies.switches import FLEET, Scope
 from remit import render
 from remit.client import Remit
 from remit.connection import connect
-from remit.fleet import Fleet
+from remit.fleet import Fleet, audience
+from remit.issuer import SIGNATURE_SECONDS
+from remit.session import Signer
 from remit.settings import Settings, load
-from workflows.fleet_messages import Switched, SwitchReport
+from workflows.fleet_messages import Control, Switched, SwitchReport
 
 __all__ = ["COMMANDS"]
 
 REASON_LENGTH = 500
+SHOWN = 10
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Run = Annotated[str | None, typer.Argument(help="A run's workflow id, as `remit runs` lists it.", show_default=False)]
 Agent = Annotated[str | None, typer.Option(help="All runs of this agent, now and later.", show_default=False)]
@@ -51,35 +56,39 @@ def kill(
     said = _said(reason, "say why it is stopped" if run_id is None else "say why the run is killed")
     scope = _scope(run_id, agent=agent, tool=tool, risk=risk, subject=subject, fleet=fleet)
 
-    async def work() -> tuple[Switched, SwitchReport]:
+    async def work() -> tuple[Switched, SwitchReport, int]:
         settings = load()
         remit = await _remit(settings)
         target = await _target(remit, scope)
+        commands = _fleet(remit, settings)
         begun = time.monotonic()
-        switched = await _fleet(remit, settings).kill(target, said, by=who, workflow_id=run_id or "", drill=drill)
+        switched = await commands.kill(target, said, by=who, workflow_id=run_id or "", drill=drill)
+        seconds = time.monotonic() - begun
         if not as_json:
-            _acknowledged(run_id, target, switched, time.monotonic() - begun)
-        return switched, await _fleet(remit, settings).report(switched)
+            _acknowledged(run_id, target, switched, seconds)
+        report = await commands.report(switched)
+        if drill:
+            await commands.drilled(Scope.parse(switched.scope), round(seconds * 1000), by=who)
+        return switched, report, round(seconds * 1000)
 
-    switched, report = asyncio.run(work())
+    switched, report, effect_ms = asyncio.run(work())
     if as_json:
         found = switched.model_dump(mode="json", include={"scope", "reason", "by", "epoch", "in_flight_total"})
-        render.print_json({**found, "acknowledged_at": switched.at, **report.model_dump(mode="json")})
+        measured = {"acknowledged_at": switched.at, "effect_ms": effect_ms, "gate_ms": switched.gate_ms, "drill": drill}
+        render.print_json({**found, **measured, **report.model_dump(mode="json")})
     else:
         render.console().print("\n".join(_lines(switched, report)), markup=False, soft_wrap=True)
-    raise typer.Exit(1 if report.reserved_after else 0)
+    raise typer.Exit(1 if report.reserved_after and not drill else 0)
 
 
 def _acknowledged(run_id: str | None, scope: Scope, switched: Switched, seconds: float) -> None:
-    what = run_id or scope.words
-    since = f"acknowledged {render.clock(switched.at // 1000)}, in {seconds:.2f} s, epoch {switched.epoch}"
+    when = render.clock(switched.at // 1000)
     if Scope.parse(switched.scope).kind == "drill":
-        print(f"A drill for {scope.words}: {since}. Nothing is stopped.", flush=True)
-    else:
-        print(
-            f"{what[:1].upper() + what[1:] if not run_id else what} is killed; {since}. No write of it can start any more.",
-            flush=True,
-        )
+        took = f"it would have taken effect within {seconds * 1000:.0f} ms ({switched.gate_ms} ms of them in the worker)"
+        print(f"A drill for {scope.words}, {when}: {took}. Nothing is stopped.", flush=True)
+        return
+    name = run_id or _capital(scope.words)
+    print(f"{name} is killed; acknowledged {when}, epoch {switched.epoch}. No write of it can start any more.", flush=True)
 
 
 def _lines(switched: Switched, report: SwitchReport) -> list[str]:
@@ -89,7 +98,7 @@ def _lines(switched: Switched, report: SwitchReport) -> list[str]:
     if not scope.played.ends_runs:
         lines.append("Runs go on; their calls in its scope are refused.")
     elif report.told is None:
-        lines.append("Its runs are still being told; `remit control` says how far that is.")
+        lines.append("Its open runs are still being told; `remit control` says when that is done.")
     else:
         lines.append(f"{report.told} of {report.found} open runs told.")
     lines.append(f"{switched.in_flight_total} writes were in flight.")
@@ -126,10 +135,92 @@ def switches(
         print("No switches.")
 
 
-def control(as_json: AsJson = False) -> None:
-    """Show what `FleetControl` holds: what is set, what waits, which runs are being told, what was refused."""
+def unkill(
+    agent: Agent = None,
+    tool: Tool = None,
+    risk: Risk = None,
+    subject: Subject = None,
+    fleet: All = False,
+    reason: Reason = ...,  # type: ignore[assignment]
+    who: Annotated[
+        str | None, typer.Option("--as", help="Who signs for it; by default whoever is logged in.", show_default=False)
+    ] = None,
+) -> None:
+    """Release an off switch; you sign for it. The fleet's takes two different people. What was killed stays closed."""
+    said = _said(reason, "say why it may go on")
+    scope = _scope(None, agent=agent, tool=tool, risk=risk, subject=subject, fleet=fleet)
+    settings = load()
+    signer = Signer(settings, who)
+    epoch = _epoch(settings, scope)
 
-    async def work():
+    async def work() -> Switched:
+        remit = await _remit(settings)
+        now = int(time.time())
+        claims = ControlClaims(
+            command="unkill",
+            scope=str(scope),
+            epoch=epoch,
+            audience=audience(remit.client, settings),
+            reason=said,
+            nonce=secrets.token_hex(12),
+            iat=now,
+            exp=now + SIGNATURE_SECONDS,
+        )
+        return await _fleet(remit, settings).unkill(scope, sign_control(claims, signer.key))
+
+    found = asyncio.run(work())
+    if found.status == "pending":
+        print(f"{signer.sub} has signed; {scope.words} stays stopped until one more person signs, within an hour.")
+        raise typer.Exit(1)
+    print(f"{_capital(scope.words)} may go on, says {signer.sub}; epoch {found.epoch}.")
+
+
+def pause(
+    run_id: Run = None,
+    agent: Agent = None,
+    fleet: All = False,
+    reason: Reason = ...,  # type: ignore[assignment]
+    who: By = "",
+) -> None:
+    """Park a run, an agent or the fleet: each run at its next step, and before each write. `resume` lets them go on."""
+    _park("pause", run_id, agent, fleet, reason, who)
+
+
+def resume(
+    run_id: Run = None,
+    agent: Agent = None,
+    fleet: All = False,
+    reason: Reason = ...,  # type: ignore[assignment]
+    who: By = "",
+) -> None:
+    """Let go on what was paused."""
+    _park("resume", run_id, agent, fleet, reason, who)
+
+
+def _park(what: Literal["pause", "resume"], run_id: str | None, agent: str | None, fleet: bool, reason: str, who: str) -> None:
+    said = _said(reason, f"say why you {what} it")
+    scope = _scope(run_id, agent=agent, fleet=fleet)
+
+    async def work() -> tuple[Switched, SwitchReport | None]:
+        settings = load()
+        remit = await _remit(settings)
+        target, commands = await _target(remit, scope), _fleet(remit, settings)
+        command = commands.pause if what == "pause" else commands.resume
+        switched = await command(target, said, by=who, workflow_id=run_id or "")
+        return switched, await commands.report(switched) if switched.epoch else None
+
+    switched, report = asyncio.run(work())
+    name = run_id or scope.words
+    if switched.status == "unchanged":
+        raise InvalidInput(f"{_capital(name)} isn't paused; nothing was changed.")
+    told = f" {report.told} of {report.found} open runs told." if report and report.told is not None else ""
+    print(f"{name if run_id else _capital(name)} is {switched.status}, epoch {switched.epoch}.{told}")
+
+
+def control(as_json: AsJson = False) -> None:
+    """Show what `FleetControl` holds: what is set, what waits, which runs were told, what was refused."""
+
+    async def work() -> Control:
         settings = load()
         return await _fleet(await _remit(settings), settings).control()
 
@@ -137,13 +228,49 @@ def control(as_json: AsJson = False) -> None:
     if as_json:
         render.print_json(found.model_dump(mode="json"))
         return
-    print(found)
+    out = render.console()
+    accepted = ", ".join(f"{count} {name}" for name, count in sorted(found.accepted.items())) or "none"
+    waiting = sum(found.waiting.values())
+    out.print(f"Commands: {accepted}; {waiting} wait, {found.refused_total} were refused.", markup=False)
+    out.print(f"Switches and pauses: {found.switches_total}; `remit switches` lists them.", markup=False)
+    for switch in found.switches:
+        since = render.clock(switch.at // 1000)
+        out.print(f"  {switch.kind} {switch.scope}, since {since}{_by(switch.by)}: {switch.reason}", markup=False)
+    for wanted in found.telling:
+        out.print(f"Being told of {wanted.signal} {wanted.scope}.", markup=False)
+    for told in found.told[-SHOWN:]:
+        out.print(f"Told of {told.scope}, epoch {told.epoch}: {told.told} of {told.found} open runs.", markup=False)
+    for refused in found.refused[-SHOWN:]:
+        out.print(f"Refused {refused.name}: {refused.message}", markup=False)
 
 
-COMMANDS = (kill, switches, control)
+COMMANDS = (kill, unkill, switches, pause, resume, control)
 
 
 # ---- small helpers --------------------------------------------------------------------------------------------------
+
+
+def _epoch(settings: Settings, scope: Scope) -> int:
+    """Which switch is set on `scope` now.
+
+    Raises:
+        NotFound: none is.
+    """
+    from activities.ledger.store import existing
+
+    with existing(settings.ledger) as ledger:
+        found, _ = ledger.switched([str(scope)])
+    if found is None:
+        raise NotFound(f"There is no kill switch on {scope.words}; `remit switches` lists those there are.")
+    return found.epoch
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _by(name: str) -> str:
+    return f" by {name}" if name else ""
 
 
 async def _remit(settings: Settings) -> Remit:

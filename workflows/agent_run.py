@@ -24,7 +24,7 @@ from policies.switches import subject_tag
 from tools import registry
 from workflows import inbox, ports
 from workflows.fleet_messages import ConfirmKill
-from workflows.inbox import DecideSignal, KillSignal
+from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
     AGENT_RUN,
     REMIT_AGENT,
@@ -44,6 +44,7 @@ from workflows.messages import (
     KillState,
     MintCapability,
     ModelTurn,
+    PauseState,
     ReadPeople,
     RunResult,
     RunSummary,
@@ -78,7 +79,7 @@ class Escalated(Exception):
 
 
 class Parked(Exception):
-    """The run goes on in a new history; this call waits for people, and waits on there."""
+    """The run goes on in a new history; this call waits for people or for the end of a pause, and waits on there."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(call.index)
@@ -154,6 +155,7 @@ class AgentRun:
         self._set_status("running")
         try:
             while True:
+                await self._hold()
                 if state.turn:
                     turn, calls = self._reopened(state.turn)
                 elif self._full():
@@ -174,6 +176,17 @@ class AgentRun:
         except Escalated as e:
             state.stopped_by, state.summary = str(e), "A person must look at this run before anything is repeated."
             self._set_status("escalated")
+
+    async def _hold(self) -> None:
+        """Wait while the run is paused, or until this history is full. Timers go on meanwhile: they are absolute."""
+        state = self._state
+        if not state.pauses:
+            return
+        self._set_status("paused")
+        await workflow.wait_condition(lambda: not state.pauses or self._full())
+        self._check()
+        if not state.pauses:
+            self._set_status("waiting_for_approval" if state.pending else "running")
 
     async def _roll(self) -> None:
         """Go on in a new history, once what is long lies in storage."""
@@ -198,6 +211,8 @@ class AgentRun:
             summary=f"admit {start.agent[:60]}",
         )
         self._check()
+        if state.capsule.paused:
+            state.pause(state.capsule.paused)
         state.deadline = self._now() + state.limits.wall_seconds
         state.append(UserMessage(text=json.dumps(start.inputs, sort_keys=True, ensure_ascii=False)))
 
@@ -457,11 +472,7 @@ class AgentRun:
                     call, bound = self._allowed(call), call.bound or bound
                     continue
             summary = f"{bound.spec.name} {bound.resource.id}" + (f" {bound.amount}" if bound.amount else "")
-            write = await self._capable(turn.write(call, bound, approval), call)
-            outcome = await self._execute(write, attempts=attempts, summary=summary)
-            if outcome.reason == "capability_expired":  # no worker was there to take it up in time
-                write = await self._capable(write, call)
-                outcome = await self._execute(write, attempts=attempts, summary=summary)
+            outcome = await self._unpaused(turn, replace(call, rounds=rounds), bound, approval, attempts, summary)
             if approval and outcome.status == "done":
                 self._state.settle(approval.request.approval_id, "consumed")
                 self._publish()  # a sibling may still wait for people: what is already done must show
@@ -473,6 +484,28 @@ class AgentRun:
             recorded = call.recorded.model_copy(update={"subject_sum_cents": outcome.subject_sum_cents})
             call = self._allowed(turn.judge(replace(call, refusal=None), recorded))
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
+
+    async def _unpaused(
+        self, turn: Turn, call: Call, bound: Bound, approval: Approval | None, attempts: int, summary: str
+    ) -> ToolOutcome:
+        """Execute the write once nothing is paused, as far as the run knows and as the gate says.
+
+        Raises:
+            Parked: something still is, and the run goes on in a new history.
+        """
+        state = self._state
+        while True:
+            await self._hold()
+            if state.pauses:
+                raise Parked(call)
+            write = await self._capable(turn.write(call, bound, approval), call)
+            outcome = await self._execute(write, attempts=attempts, summary=summary)
+            if outcome.reason == "capability_expired":  # no worker was there to take it up in time
+                write = await self._capable(write, call)
+                outcome = await self._execute(write, attempts=attempts, summary=summary)
+            if outcome.status != "paused" or outcome.paused is None:
+                return outcome
+            state.pause(outcome.paused)
 
     async def _capable(self, write: ExecuteTool, call: Call) -> ExecuteTool:
         """The write with a capability that was minted for it, after all who must approve it have.
@@ -630,10 +663,18 @@ class AgentRun:
         try:
             if name == "kill":
                 self._engage_kill(inbox.parse(KillSignal, args))
+            elif name == "pause":
+                state = self._state
+                state.pause(PauseState(**inbox.parse(PauseSignal, args).model_dump(), since=self._now()))
+            elif name == "resume":
+                request = inbox.parse(PauseSignal, args)
+                self._state.resume(request.scope, request.epoch)
+            elif name == "drill":
+                pass  # it came, as a kill would have
             elif name == "decide":
                 await self._count(inbox.parse(DecideSignal, args))
             else:
-                raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide` or `kill`.")
+                raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide`, `kill`, `pause` or `resume`.")
         except ApprovalRefused as e:
             self._state.refuse(name, e.reason, e.message, self._now())
         self._publish()

@@ -17,6 +17,7 @@ from workflows import inbox, ports
 from workflows.fleet_messages import (
     COMMANDS,
     FLEET_CONTROL,
+    MOVED_ON,
     ApplySwitches,
     Control,
     Kill,
@@ -35,13 +36,12 @@ from workflows.fleet_messages import (
 )
 from workflows.fleet_state import FleetState
 
-__all__ = ["MOVED_ON", "FleetControl"]
+__all__ = ["FleetControl"]
 
 SETTLE = timedelta(seconds=5)
 REPORT_SECONDS = 10
 TELL_TOGETHER = 100
 TELLERS = 4
-MOVED_ON = "moved_on"
 
 
 @workflow.defn(name=FLEET_CONTROL)

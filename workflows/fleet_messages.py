@@ -16,6 +16,7 @@ from workflows.messages import TASK_QUEUE, Refused
 __all__ = [
     "COMMANDS",
     "FLEET_CONTROL",
+    "MOVED_ON",
     "Answer",
     "Applied",
     "ApplySwitches",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 FLEET_CONTROL = "FleetControl"
+MOVED_ON = "moved_on"
+"""Why an update isn't answered, when `FleetControl` goes on in a new history: whoever asks there again gets the answer."""
 Room = Literal["switches"]
 SwitchStatus = Literal["engaged", "released", "pending", "paused", "resumed", "drilled", "unchanged", "refused"]
 

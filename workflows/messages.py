@@ -211,11 +211,26 @@ class Delegation(Frozen):
     expires_at: int
 
 
+class PauseState(Frozen):
+    """A pause that a run was told of, or met at the gate.
+
+    Attributes:
+        epoch: of the pause, in the order of the ledger's switches.
+    """
+
+    scope: str
+    reason: str
+    by: str = ""
+    epoch: int = 0
+    since: int = 0
+
+
 class Capsule(Frozen):
     """Everything a run is pinned to, fixed at admission and held once in its history. Times are Unix seconds.
 
     Attributes:
         capability: the first one of the run, for its reads; the proof that a worker admitted it.
+        paused: the pause that it was admitted under.
     """
 
     run_id: str
@@ -236,12 +251,13 @@ class Capsule(Frozen):
     admitted_at: int
     capability: Minted | None = None
     delegations: tuple[Delegation, ...] = ()
+    paused: PauseState | None = None
 
     @cached_property
     def digest(self) -> str:
         content = self.model_dump(mode="json")
         # Absent, they don't count: a capsule from before they existed keeps its digest.
-        return digest({k: v for k, v in content.items() if v or k not in ("capability", "delegations")})
+        return digest({k: v for k, v in content.items() if v or k not in ("capability", "delegations", "paused")})
 
     def delegation(self, tool: str) -> Delegation | None:
         """The permission to use `tool` that a person gave for this run."""
@@ -408,13 +424,15 @@ class ToolOutcome(Frozen):
         reason: stable code of a refusal.
         attempt: which try of the activity answered, from 1.
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
+        paused: set with `paused`: the pause that nothing was written for.
     """
 
-    status: Literal["done", "refused", "approval_required", "killed", "indeterminate"]
+    status: Literal["done", "refused", "approval_required", "killed", "indeterminate", "paused"]
     content: str = ""
     reason: str = ""
     attempt: int = 1
     subject_sum_cents: int | None = None
+    paused: PauseState | None = None
 
 
 class WriteKill(Frozen):
@@ -447,20 +465,6 @@ class KillState(Frozen):
     requested_at: int | None = None
     acknowledged_at: int | None = None
     scope: str = ""
-
-
-class PauseState(Frozen):
-    """A pause that a run was told of, or met at the gate.
-
-    Attributes:
-        epoch: of the pause, in the order of the ledger's switches.
-    """
-
-    scope: str
-    reason: str
-    by: str = ""
-    epoch: int = 0
-    since: int = 0
 
 
 class Refused(Frozen):
@@ -595,5 +599,6 @@ class RunSummary(Frozen):
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    pauses: tuple[PauseState, ...] = ()
     judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
     segments: tuple[Segment, ...] = ()

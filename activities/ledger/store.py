@@ -512,7 +512,8 @@ def _stopped(killed: Switch | None, paused: Switch | None) -> KillSwitchEngaged 
     """Why nothing may be reserved now, if a switch says so."""
     if killed:
         scope = Scope.parse(killed.scope)
-        return KillSwitchEngaged(f"A kill switch is on for {scope.words}: {killed.reason}", ends_run=scope.ends_runs)
+        what = "" if scope.kind == "run" else f" for {scope.words}"
+        return KillSwitchEngaged(f"A kill switch is on{what}: {killed.reason}", ends_run=scope.ends_runs)
     return Paused(paused.scope, paused.reason, paused.epoch) if paused else None
 
 

@@ -66,7 +66,8 @@ def pause(connection: Connection, scope: str, reason: str, by: str, *, command: 
 
 def release(connection: Connection, scope: str, reason: str, by: str, *, command: str = "", detail: str = "") -> int | None:
     """Take an off switch away. Returns the epoch of the release; None if there was none."""
-    return _unset(connection, kill_switches, scope, reason, by, "unkill", command, detail)
+    action = "drilled" if scope.startswith("drill:") else "unkill"
+    return _unset(connection, kill_switches, scope, reason, by, action, command, detail)
 
 
 def resume(connection: Connection, scope: str, reason: str, by: str, *, command: str = "") -> int | None:
