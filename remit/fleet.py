@@ -62,7 +62,9 @@ ABOUT: _About = {"priority": Priority(priority_key=1), "static_summary": "The fl
 class Fleet:
     """The runs of one task queue, as a whole. Its `FleetControl` is started by the first command."""
 
-    def __init__(self, client: Client, task_queue: str = "remit") -> None:
+    def __init__(self, client: Client, task_queue: str = "remit", *, seconds: float = ANSWER_SECONDS) -> None:
+        """`seconds`: how long a command may take until it is acknowledged."""
+        self._seconds = seconds
         self._client = client
         self._queue = task_queue
 
@@ -134,9 +136,9 @@ class Fleet:
     def _handle(self) -> WorkflowHandle[object, object]:
         return self._client.get_workflow_handle(fleet_id(self._queue))
 
-    async def _command(self, name: str, command: Frozen, answer: type[T], seconds: float = ANSWER_SECONDS) -> T:
+    async def _command(self, name: str, command: Frozen, answer: type[T], seconds: float = 0) -> T:
         """Give a command until it is answered: by a `FleetControl` that has moved on to another history too."""
-        end, order = time.monotonic() + seconds, secrets.token_hex(16)
+        end, order = time.monotonic() + (seconds or self._seconds), secrets.token_hex(16)
         while True:
             start = WithStartWorkflowOperation[object, object](
                 FLEET_CONTROL,

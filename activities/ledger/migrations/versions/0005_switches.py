@@ -8,8 +8,8 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    if op.get_bind().dialect.name == "postgresql":  # SQLite knows no lengths
-        op.alter_column("kill_switches", "scope", type_=sa.String(300))
+    with op.batch_alter_table("kill_switches") as table:
+        table.alter_column("scope", type_=sa.String(300), existing_type=sa.String(255), existing_nullable=False)
     op.create_table(
         "pauses",
         sa.Column("scope", sa.String(300), primary_key=True),
