@@ -200,9 +200,14 @@ class FleetControl:
         work = asyncio.create_task(
             ports.report_switch(ReportSwitch.model_validate(wanted.model_dump()), summary=f"report on {wanted.scope}"[:190])
         )
+        tells = Scope.parse(wanted.scope).played.ends_runs
+
+        def ready() -> bool:
+            return work.done() and (not tells or state.told_of(wanted.scope, wanted.epoch) is not None)
+
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: self._moving or (state.told_of(wanted.scope, wanted.epoch) is not None and work.done()),
+                lambda: self._moving or ready(),
                 timeout=timedelta(seconds=REPORT_SECONDS),
             )
         if self._moving or not work.done():
