@@ -73,14 +73,15 @@ class FleetActivities:
         with self._ledger.begin() as connection:
             switches.lock(connection)
             outcomes = [carry_out(connection, order, people, self._audience) for order in orders]
-            kills, pauses = switches.current(connection), switches.current(connection, paused=True)
+            kills, many_kills = switches.newest(connection, SHOWN)
+            pauses, many_pauses = switches.newest(connection, SHOWN, paused=True)
         for i, (order, outcome) in enumerate(zip(orders, outcomes, strict=True)):
             if outcome.status == "engaged" and isinstance(order.command, Kill) and order.command.drill:
                 assert self._ledger.switched([outcome.scope])[0]
                 outcomes[i] = outcome.model_copy(update={"gate_ms": round((time.monotonic() - begun) * 1000)})
         views = [_view("kill", s) for s in kills] + [_view("pause", s) for s in pauses]
-        shown = sorted((v for v in views if not v.scope.startswith("run:")), key=lambda v: v.epoch)
-        return Applied(outcomes=tuple(outcomes), switches=tuple(shown[-SHOWN:]), total=len(views))
+        shown = sorted(views, key=lambda v: v.epoch)
+        return Applied(outcomes=tuple(outcomes), switches=tuple(shown[-SHOWN:]), total=many_kills + many_pauses)
 
     def _people(self) -> Directory | Unavailable:
         try:

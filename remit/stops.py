@@ -88,7 +88,8 @@ def _acknowledged(run_id: str | None, scope: Scope, switched: Switched, seconds:
         print(f"A drill for {scope.words}, {when}: {took}. Nothing is stopped.", flush=True)
         return
     name = run_id or _capital(scope.words)
-    print(f"{name} is killed; acknowledged {when}, epoch {switched.epoch}. No write of it can start any more.", flush=True)
+    verb = "are" if scope.kind == "risk" else "is"
+    print(f"{name} {verb} killed; acknowledged {when}, epoch {switched.epoch}. No write of it can start any more.", flush=True)
 
 
 def _lines(switched: Switched, report: SwitchReport) -> list[str]:
@@ -210,11 +211,11 @@ def _park(what: Literal["pause", "resume"], run_id: str | None, agent: str | Non
         return switched, await commands.report(switched) if switched.epoch else None
 
     switched, report = asyncio.run(work())
-    name = run_id or scope.words
+    name = run_id or _capital(scope.words)
     if switched.status == "unchanged":
-        raise InvalidInput(f"{_capital(name)} isn't paused; nothing was changed.")
+        raise InvalidInput(f"{name} isn't paused; nothing was changed.")
     told = f" {report.told} of {report.found} open runs told." if report and report.told is not None else ""
-    print(f"{name if run_id else _capital(name)} is {switched.status}, epoch {switched.epoch}.{told}")
+    print(f"{name} is {switched.status}, epoch {switched.epoch}.{told}")
 
 
 def control(as_json: AsJson = False) -> None:

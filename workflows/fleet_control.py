@@ -38,7 +38,8 @@ from workflows.fleet_state import FleetState
 
 __all__ = ["FleetControl"]
 
-SETTLE = timedelta(seconds=5)
+MORE_EVENTS = 2000
+"""By how much a history may outgrow what the server suggests, until what hangs, for the ledger is away, is left behind."""
 REPORT_SECONDS = 10
 TELL_TOGETHER = 100
 TELLERS = 4
@@ -69,10 +70,11 @@ class FleetControl:
         for task in working:
             if task.done():
                 task.result()  # it serves for ever: this raises what ended it
-        with contextlib.suppress(TimeoutError):
-            await workflow.wait_condition(self._idle, timeout=SETTLE, timeout_summary="then on in a new history")
+        # A flood of signals keeps the server from letting a history end; commands are carried out and answered meanwhile.
+        most = workflow.info().get_current_history_length() + MORE_EVENTS
+        await workflow.wait_condition(lambda: self._idle() or workflow.info().get_current_history_length() > most)
         # What is still under way is begun anew in the next history: nothing is carried out twice, for orders have ids.
-        self._moving = True
+        self._moving = not self._idle()
         await workflow.wait_condition(workflow.all_handlers_finished)
         self._state.histories += 1
         workflow.continue_as_new(self._state)
@@ -81,7 +83,7 @@ class FleetControl:
         return workflow.info().is_continue_as_new_suggested()
 
     def _idle(self) -> bool:
-        return workflow.all_handlers_finished() and not self._busy
+        return workflow.all_handlers_finished() and not (self._busy or self._tellers or self._state.queue)
 
     # ---- rooms ----------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ __all__ = [
     "lock",
     "log",
     "logged",
+    "newest",
     "now_ms",
     "pause",
     "release",
@@ -90,6 +91,14 @@ def current(connection: Connection, *, paused: bool = False) -> list[Switch]:
     """All that are set, oldest first."""
     table = pauses if paused else kill_switches
     return [Switch.model_validate(dict(row)) for row in connection.execute(sa.select(table).order_by(table.c.epoch)).mappings()]
+
+
+def newest(connection: Connection, count: int, *, paused: bool = False) -> tuple[list[Switch], int]:
+    """The newest of those that are set, runs left out; and how many there are in all."""
+    table = pauses if paused else kill_switches
+    total = int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+    query = sa.select(table).where(table.c.scope.not_like("run:%")).order_by(table.c.epoch.desc()).limit(count)
+    return [Switch.model_validate(dict(row)) for row in connection.execute(query).mappings()], total
 
 
 def logged(connection: Connection, *, command: str | None = None, scope: str | None = None, since: int = 0) -> list[Logged]:
