@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test attack lint cost long setup setup-dev lock histories clean
+.PHONY: demo test attack bench chaos chaos-long lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -14,6 +14,13 @@ test: lint
 # A model that does what an attacker would, in 10,000 calls; then each guard is taken away once. `make attack ATTACK="--calls 500"`.
 attack: setup-dev
 	$(BIN)/python -m tests.attack $(ATTACK)
+
+# Workers, server and PostgreSQL broken under load, about a minute; the long form takes a quarter of an hour. `CHAOS="--seed 7"`.
+chaos: setup-dev
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+chaos-long: setup-dev
+	$(BIN)/python -m tests.chaos --form long $(CHAOS)
 
 lint: setup-dev
 	$(BIN)/ruff check .
@@ -44,6 +51,15 @@ setup-dev: .venv/.dev
 cost: setup-dev
 	$(BIN)/python -m tests.cost
 
+# Remit beside plain Temporal and two agent SDKs on Temporal; for an idle machine, half an hour. `make bench BENCH="--quick"`.
+bench: setup-dev bench/.venv-peers/.ready
+	$(BIN)/python -m bench $(BENCH)
+
+bench/.venv-peers/.ready: bench/requirements-peers.txt
+	$(PYTHON) -m venv bench/.venv-peers
+	bench/.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	@touch $@
+
 # One run of 5,000 steps. `make long LONG="--steps 500"`.
 long: setup-dev
 	$(BIN)/python -m tests.long $(LONG)
@@ -53,10 +69,11 @@ UV := uv pip compile pyproject.toml --universal --python-version 3.11 --generate
 lock:
 	$(UV) -o requirements.lock
 	$(UV) --group dev -c requirements.lock -o requirements-dev.lock
+	$(subst pyproject.toml,bench/requirements-peers.in,$(UV)) -c requirements.lock -o bench/requirements-peers.txt
 
 # Record the stored histories anew, by running the demo's scenarios; only for a new kind of history.
 histories: setup-dev
 	$(BIN)/python -m tests.replay.record
 
 clean:
-	rm -rf .venv .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules tests/wire/stripe/node_modules tests/oidc/node_modules
+	rm -rf .venv bench/.venv-peers .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules tests/wire/stripe/node_modules tests/oidc/node_modules

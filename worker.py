@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -14,29 +15,29 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.worker import Worker
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
 from activities.fleet import FleetActivities
+from activities.gates import Gate
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
-from activities.providers.anthropic import AnthropicProvider
 from activities.providers.base import ModelProvider
-from activities.providers.openai import OpenAIProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
+from activities.results import StoredResults
 from activities.runs import Runs
-from activities.storage import storage_at
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
-from remit.apps import PACKAGE, assemble
-from remit.connection import connect
+from remit.apps import assemble
+from remit.connection import connect, storage_of
+from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
 from remit.fleet import Fleet, audience
 from remit.keyring import RootKeys
 from remit.oidc import service_token
+from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
@@ -44,58 +45,39 @@ from workflows.fleet_control import FleetControl
 from workflows.fleet_messages import control_queue
 from workflows.messages import SEARCH_ATTRIBUTES
 
-__all__ = ["PURE", "ensure_search_attributes", "main", "renewing", "runner", "working"]
-
-# Passed through the sandbox, for they have no state that a workflow could depend on. Never `workflows` as a whole:
-# `agent_run` must keep its checks.
-PURE = (
-    PACKAGE,
-    "policies",
-    "tools",
-    "workflows.action",
-    "workflows.fleet_messages",
-    "workflows.fleet_state",
-    "workflows.inbox",
-    "workflows.keys",
-    "workflows.messages",
-    "workflows.options",
-    "workflows.ports",
-    "workflows.state",
-    "workflows.turn",
-    "workflows.view",
-    "workflows.window",
-    "cedarpy",
-    "cryptography",
-    "joserfc",
-    "pydantic",
-    "pydantic_core",
-    "rfc8785",
-)
-
+__all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
 STICKY_SECONDS = 0.5
-
-
-def runner() -> SandboxedWorkflowRunner:
-    """The sandbox that workflow code runs and is replayed in."""
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PURE))
+CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
 
 
 def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
+    # Each SDK takes tens of megabytes, so only those that have a key are loaded.
     found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
     if settings.openai_api_key or settings.openai_base_url:
+        from activities.providers.openai import OpenAIProvider
+
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
         openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
         closing.push_async_callback(openai.aclose)
         found["openai"] = openai
     if settings.anthropic_api_key or settings.anthropic_base_url:
+        from activities.providers.anthropic import AnthropicProvider
+
         key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
         anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
         closing.push_async_callback(anthropic.aclose)
         found["anthropic"] = anthropic
     return found
+
+
+def _gates(settings: Settings) -> dict[str, Gate]:
+    return {
+        "openai": Gate("openai", concurrency=settings.openai_concurrency, per_minute=settings.openai_rpm),
+        "anthropic": Gate("anthropic", concurrency=settings.anthropic_concurrency, per_minute=settings.anthropic_rpm),
+    }
 
 
 @asynccontextmanager
@@ -126,6 +108,7 @@ def _control(client: Client, settings: Settings, ledger: Ledger, directory: Live
         workflows=[FleetControl],
         activities=[fleet.apply_switches, fleet.tell_runs, fleet.report_switch],
         workflow_runner=runner(),
+        deployment_config=worker_version(settings, pinned=False),
         max_cached_workflows=10,
         max_concurrent_workflow_task_polls=2,
         max_concurrent_activity_task_polls=2,
@@ -142,10 +125,11 @@ def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDi
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
-    storage = storage_at(settings.storage_place)
-    runs = Runs(storage)
+    storage = storage_of(settings)
+    runs = Runs(storage, settings.cached_runs)
     models = ModelConfig(
         provider=settings.model_provider,
+        fallbacks=settings.model_fallbacks,
         model=settings.model,
         strong_model=settings.model_strong,
         price=settings.declared_price,
@@ -156,9 +140,12 @@ def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDi
         audience(client, settings),
         settings.capability_seconds,
     )
-    authority = AuthorityActivities(runs, library, catalog, connectors, corpora, directory, models, capabilities, ledger)
-    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory)
-    model = ModelActivities(runs, _providers(settings, closing), catalog)
+    authority = AuthorityActivities(
+        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events, ledger
+    )
+    results = StoredResults(storage)
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
     records = RecordActivities(ledger, runs, storage)
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(
@@ -179,7 +166,14 @@ def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDi
             fleet.confirm_kill,
         ],
         workflow_runner=runner(),
+        max_concurrent_activities=settings.activity_slots,
+        max_concurrent_workflow_tasks=settings.workflow_slots,
+        max_concurrent_local_activities=settings.local_activity_slots,
+        max_cached_workflows=settings.cached_runs,
+        deployment_config=worker_version(settings),
         graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+        # The SDK would hold heartbeats back for 0.8 of their timeout: a worker that is busy for a moment would count as dead.
+        max_heartbeat_throttle_interval=timedelta(seconds=1),
     )
 
 
@@ -221,12 +215,55 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(name, stop.set)
     if not settings.oidc and settings.env != "production":
         log.warning("the DEV ISSUER signs as ANYBODY; for a laptop only, set REMIT_OIDC_ISSUER elsewhere")
-    async with working(client, settings, ledger), renewing(client, settings, seconds):
-        log.info("working", address=client.service_client.config.target_host, task_queue=settings.task_queue)
+    async with working(client, settings, ledger), renewing(client, settings, seconds), _introduced(client, settings):
+        address = client.service_client.config.target_host
+        log.info("working", address=address, task_queue=settings.task_queue, version=build_id(settings))
         await stop.wait()
         log.info("draining", seconds=settings.shutdown_seconds)
+        _cut_off(settings.shutdown_seconds + CUT_OFF_SECONDS)
     ledger.close()
     telemetry.flush()
+
+
+def _cut_off(seconds: float) -> None:
+    """End the process with 0 in so many seconds, whatever still runs then.
+
+    A write that hangs isn't lost by this: to the ledger and the next worker it is one whose worker died (G2, G8). It must be a
+    thread's timer, for what hangs may be the event loop, or a thread that the interpreter waits for at its end.
+    """
+
+    def end() -> None:
+        structlog.get_logger("remit.worker").warning("handing over what is still running", after_seconds=seconds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+@asynccontextmanager
+async def _introduced(client: Client, settings: Settings) -> AsyncGenerator[None]:
+    """Make this version known, and say whether it gets new runs. A failure is said in the log only: pinned runs go on."""
+
+    async def introduce() -> None:
+        log, build = structlog.get_logger("remit.worker"), build_id(settings)
+        try:
+            status = await Deployment(client, settings.deployment_name).introduce(build)
+            if status in ("current", "ramping"):
+                log.info("this version gets new runs", version=build, status=status)
+            else:
+                log.warning("this version gets no new runs; `remit deploy` sends them to it", version=build, status=status)
+        except RemitError as e:
+            log.warning("whether this version gets new runs is unknown; see `remit deploy`", version=build, reason=e.message)
+
+    task = asyncio.create_task(introduce()) if settings.deployment_name else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
 
 
 @asynccontextmanager

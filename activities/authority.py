@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
-from activities.failures import ledger_needed
+from activities.failures import ledger_awaited, ledger_needed
 from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
@@ -22,6 +23,7 @@ from policies.routing import ModelChoice, Price, Route
 from policies.switches import Scope, scopes_of_run
 from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
+from tools.results import READ_MORE
 from tools.spec import Connector
 from tools.subjects import Subjects
 from workflows.messages import Admission, Capsule, MintCapability, Minted, PauseState, PinnedTool, ReadPeople
@@ -41,11 +43,13 @@ class ModelConfig(Frozen):
 
     Attributes:
         provider: `openai` or `anthropic`; empty when there is no key.
-        model, strong_model: override the agents' routes, for servers with models of their own.
+        fallbacks: the other providers that there are keys for, to be asked when `provider` is down.
+        model, strong_model: override the agents' routes at `provider`, for servers with models of their own.
         price: declared price of the overriding models.
     """
 
     provider: str = ""
+    fallbacks: tuple[str, ...] = ()
     model: str = ""
     strong_model: str = ""
     price: Price | None = None
@@ -64,9 +68,11 @@ class AuthorityActivities:
         directory: Callable[[], Directory],
         models: ModelConfig,
         capabilities: Capabilities,
+        history_events: int,
         ledger: Ledger,
     ) -> None:
         self._ledger = ledger
+        self._history_events = history_events
         self._runs = runs
         self._library = library
         self._catalog = catalog
@@ -94,7 +100,8 @@ class AuthorityActivities:
         """Mint the run's capability for its reads anew, or one for a single write, which is checked as it will be beside it."""
         try:
             with ledger_needed():  # no ledger, no capability, and so no write
-                return await asyncio.to_thread(self._mint, call, str(activity.info().workflow_id))
+                mint = partial(self._mint, call, str(activity.info().workflow_id))
+                return await ledger_awaited(partial(asyncio.to_thread, mint))
         except ToolRefusal as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         except ApprovalNeeded:
@@ -129,8 +136,9 @@ class AuthorityActivities:
         paused = await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
-        handed = [self._catalog.specs[d.tool] for d in delegations if d.tool in self._catalog.specs]
-        specs = list({s.name: s for s in (*self._library.specs(agent), *handed)}.values())
+        more = [name for name in (*(d.tool for d in delegations), READ_MORE) if name in self._catalog.specs]
+        given = (*self._library.specs(agent), *(self._catalog.specs[name] for name in more))
+        specs = list({s.name: s for s in given}.values())
         tools = tuple(PinnedTool(name=s.name, version=s.version, digest=s.digest) for s in specs)
         corpus_digest = self._corpora.digest(agent.corpus) if agent.corpus else ""
         return Capsule(
@@ -162,6 +170,9 @@ class AuthorityActivities:
             capability=self._capabilities.promise(),
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
             paused=paused,
+            priority=agent.priority,
+            weight=agent.weight,
+            history_events=self._history_events,
         )
 
     def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:
@@ -220,5 +231,9 @@ class AuthorityActivities:
         for choice in models:
             if not choice.model:
                 raise InvalidInput(f"Agent `{agent.name}` has no model for `{config.provider}` in its route.")
+        # An agent goes to another vendor only where its own route names models there, for each of its tiers.
+        others = (agent.models(provider) for provider in config.fallbacks)
+        route = Route(models=models, fallbacks=tuple(o for o in others if all(choice.model for choice in o)))
+        for choice in (c for each in (route.models, *route.fallbacks) for c in each):
             prices.check(choice)
-        return Route(models=models)
+        return route

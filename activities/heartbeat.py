@@ -11,7 +11,10 @@ __all__ = ["beating"]
 
 @asynccontextmanager
 async def beating() -> AsyncGenerator[None]:
-    """Beat while the block runs, three times in each heartbeat timeout. Does nothing in local activities."""
+    """Beat while the block runs, three times in each heartbeat timeout. Does nothing in local activities.
+
+    The first beat comes after a third of it: one at the start would be a call to the server in each activity, however short.
+    """
     timeout = activity.info().heartbeat_timeout
     if not timeout:
         yield
@@ -19,8 +22,8 @@ async def beating() -> AsyncGenerator[None]:
 
     async def beat() -> None:
         while True:
-            activity.heartbeat()
             await asyncio.sleep(timeout.total_seconds() / 3)
+            activity.heartbeat()
 
     task = asyncio.create_task(beat())
     try:

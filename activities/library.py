@@ -47,7 +47,12 @@ class Value(Frozen):
 
 
 class AgentFile(Frozen):
-    """The content of an `agent.toml`, with the prompt beside it."""
+    """The content of an `agent.toml`, with the prompt beside it.
+
+    Attributes:
+        priority: 1 goes before everything else that waits for a worker, 5 after it; without one, 3.
+        weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,99}$")
     id: str
@@ -63,6 +68,8 @@ class AgentFile(Frozen):
     subject: Subject | None = None
     inputs: dict[str, Input] = Field(default_factory=dict)
     route: tuple[Tier, ...] = Field(min_length=1, max_length=2)
+    priority: int | None = Field(default=None, ge=1, le=5)
+    weight: int | None = Field(default=None, ge=1, le=1000)
     limits: dict[str, int | str] = Field(default_factory=dict)
     value: Value = Field(default_factory=Value)
     prompt: str

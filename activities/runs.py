@@ -2,9 +2,12 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.segments import read_segment
 from activities.storage import Storage
@@ -14,8 +17,11 @@ from workflows.messages import Capsule, Message, RunSummary, ScriptTurn, Segment
 from workflows.state import parse_message
 from workflows.window import shown
 
-__all__ = ["Runs"]
+__all__ = ["PATIENCE", "Runs"]
 
+T = TypeVar("T")
+PATIENCE = (timedelta(seconds=4), timedelta(seconds=8), timedelta(seconds=16), timedelta(seconds=16))
+"""For each try of a query: one that went to a frozen worker is never answered, and the next goes to another."""
 MISMATCH = "The run's transcript isn't the one that this call names."
 
 
@@ -96,7 +102,7 @@ class Runs:
         run = self._run(digest)
         capsule = run.capsule
         if capsule is None:
-            capsule = await _self().query("capsule", result_type=Capsule)
+            capsule = await _ask("capsule", Capsule)
             if capsule.digest != digest:
                 raise ApplicationError("The run's capsule isn't the one that this call names.", type="capsule_mismatch")
             run.capsule = capsule
@@ -116,7 +122,7 @@ class Runs:
 
     async def summary(self) -> RunSummary:
         """What the activity's own workflow says of itself."""
-        return await _self().query("status", result_type=RunSummary)
+        return await _ask("status", RunSummary)
 
     async def _confirmed(self, digest: str, cursor: int, head: str, *, scripted: bool) -> _Run:
         run = self._run(digest)
@@ -135,7 +141,7 @@ class Runs:
     async def _fetch(self, run: _Run, since: int, cursor: int) -> None:
         run.cut(since)
         while True:
-            page = await _self().query("transcript", len(run.texts), result_type=TranscriptPage)
+            page = await _ask("transcript", TranscriptPage, len(run.texts))
             for segment in page.segments:
                 await self._load(run, segment)
             if page.since == 0 and not page.segments:
@@ -157,7 +163,15 @@ class Runs:
             run.script, run.started = stored.script, True
 
 
-def _self():
+async def _ask(name: str, kind: type[T], *args: int) -> T:
+    """The answer of the activity's own workflow to a query."""
     info = activity.info()
     assert info.workflow_id
-    return activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+    for patience in PATIENCE[:-1]:
+        try:
+            return await workflow.query(name, args=args, result_type=kind, rpc_timeout=patience)
+        except RPCError as e:
+            if e.status not in (RPCStatusCode.CANCELLED, RPCStatusCode.DEADLINE_EXCEEDED):
+                raise
+    return await workflow.query(name, args=args, result_type=kind, rpc_timeout=PATIENCE[-1])

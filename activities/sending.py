@@ -1,11 +1,13 @@
 """One reserved write on its way to the vendor: find out what an earlier attempt did, mark it as sent, send it, record it."""
 
 import asyncio
+from functools import partial
 from typing import Literal
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.failures import ledger_awaited
 from activities.ledger.store import Effect, Ledger
 from policies.errors import OutcomeIndeterminate, ToolRefusal, Unavailable
 from policies.switches import scopes_of
@@ -70,12 +72,8 @@ class Sending:
         return found
 
     async def _send(self) -> str:
-        spec, effect = self._spec, self._effect
-        loop = asyncio.get_running_loop()
-        # The half of the settling time that a request has. It runs from before the mark: a process that was frozen after it
-        # and wakes up when another attempt relies on its silence must find its time over before it sends.
-        end = loop.time() + spec.settle_seconds / 2 if spec.settle_seconds else None
-        marked = await asyncio.to_thread(self._ledger.sent, effect.idempotency_key, effect.attempts, self._scopes)
+        spec = self._spec
+        marked, end = await ledger_awaited(self._mark)
         if not marked:
             # The retry asks `reserve`, which knows whether it was a kill or another attempt.
             raise ApplicationError("This attempt may not send the write any more.", type="superseded")
@@ -103,6 +101,14 @@ class Sending:
         await self._settle("done", result)
         return result
 
+    async def _mark(self) -> tuple[bool, float | None]:
+        """Whether it may leave now, and when its time to do so is over, on the event loop's clock."""
+        spec, effect = self._spec, self._effect
+        # The half of the settling time that a request has. It runs from before the mark: a process that was frozen after it
+        # and wakes up when another attempt relies on its silence must find its time over before it sends.
+        end = asyncio.get_running_loop().time() + spec.settle_seconds / 2 if spec.settle_seconds else None
+        return await asyncio.to_thread(self._ledger.sent, effect.idempotency_key, effect.attempts, self._scopes), end
+
     async def _look_up(self) -> str | None:
         """The result that the vendor has under our key, recorded as `done`."""
         if self._spec.lookup is None:
@@ -126,7 +132,8 @@ class Sending:
     async def _settle(self, state: Literal["done", "failed", "released", "indeterminate"], outcome: str) -> None:
         # That it happened is true whoever says so; that it didn't counts only from the newest attempt.
         attempt = None if state == "done" else self._effect.attempts
-        await asyncio.to_thread(self._ledger.settle, self._effect.idempotency_key, state, outcome, attempt)
+        settle = partial(self._ledger.settle, self._effect.idempotency_key, state, outcome, attempt)
+        await ledger_awaited(partial(asyncio.to_thread, settle))
 
 
 def last_attempt() -> bool:

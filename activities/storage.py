@@ -11,9 +11,11 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from policies.canonical import sha256
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderStorage", "S3Storage", "Sealed", "Storage", "storage_at"]
 
+T = TypeVar("T")
+THREADS = 8
 _KEY = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -57,17 +61,24 @@ class Storage(ABC):
 class _Addressed(Storage):
     """The address is the digest of the bytes: the same bytes, however often they are stored, are one value."""
 
+    def __init__(self) -> None:
+        # Threads of its own: a bucket that hangs must not keep the ledger waiting.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+
+    async def _apart(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     async def put(self, data: bytes) -> str:
         key = sha256(data)
         # Written though it may be there already: that repairs a damaged one, and starts its retention anew.
-        await asyncio.to_thread(self._write, key.removeprefix("sha256:"), data)
+        await self._apart(partial(self._write, key.removeprefix("sha256:"), data))
         return key
 
     async def get(self, key: str) -> bytes:
         match = _KEY.fullmatch(key)  # it becomes a path
         if match is None:
             raise StoredValueLost(f"`{key[:80]}` isn't an address of a stored value; expected `sha256:` and 64 hex digits.")
-        data = await asyncio.to_thread(self._read, match[1])
+        data = await self._apart(partial(self._read, match[1]))
         if data is None:
             raise StoredValueLost(f"`{key}` isn't in {self.place}; point `REMIT_STORAGE` at where its run's worker stores.")
         if sha256(data) != key:
@@ -87,6 +98,7 @@ class FolderStorage(_Addressed):
     """Files in a folder that only their owner can read."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self._path = path.absolute()
 
     @property
@@ -137,6 +149,7 @@ class S3Storage(_Addressed):
         Raises:
             InvalidInput: the AWS SDK isn't installed.
         """
+        super().__init__()
         if find_spec("boto3") is None:  # an extra; say so at the start, not to the first run
             raise InvalidInput("S3 needs the AWS SDK; install it with `pip install 'remit[s3]'`.")
         self._bucket = bucket
@@ -160,9 +173,10 @@ class S3Storage(_Addressed):
                     "s3",
                     endpoint_url=self._endpoint,
                     config=Config(
-                        connect_timeout=5,
-                        read_timeout=30,
-                        retries={"mode": "standard", "total_max_attempts": 3},
+                        connect_timeout=3,
+                        read_timeout=20,
+                        retries={"mode": "standard", "total_max_attempts": 2},
+                        max_pool_connections=THREADS,
                         # Servers other than AWS's own often don't know the newer checksums; we verify the digest ourselves.
                         request_checksum_calculation="when_required",
                         response_checksum_validation="when_required",

@@ -6,15 +6,17 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.capabilities import Capabilities
-from activities.failures import ledger_needed
+from activities.failures import ledger_awaited, ledger_needed
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
+from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
@@ -22,8 +24,10 @@ from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, Rem
 from policies.identity import Directory
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
+from tools.results import MAX_PAGE_BYTES, READ_MORE, Results
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
 from workflows.messages import (
+    Capsule,
     ExecuteTool,
     MintCapability,
     PauseState,
@@ -35,6 +39,8 @@ from workflows.messages import (
 )
 
 __all__ = ["ToolActivities"]
+
+T = TypeVar("T")
 
 
 class ToolActivities:
@@ -48,6 +54,7 @@ class ToolActivities:
         catalog: Catalog,
         connectors: Mapping[type[Connector], Connector],
         directory: Callable[[], Directory],
+        results: StoredResults,
     ) -> None:
         """`directory` is asked for each write that people approved: who they are now, whatever was pinned."""
         self._directory = directory
@@ -55,7 +62,8 @@ class ToolActivities:
         self._ledger = ledger
         self._capabilities = capabilities
         self._catalog = catalog
-        self._connectors = connectors
+        self._connectors = {**connectors, Results: results}
+        self._results = results
 
     @activity.defn(name="read_facts")
     async def read_facts(self, call: ReadFacts) -> RecordedFacts:
@@ -68,16 +76,20 @@ class ToolActivities:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
         facts = await self._facts(spec, args, ToolContext(subject=call.subject, connectors=self._connectors))
         with ledger_needed():
-            total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
-            recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
-            if not call.admitted or not call.write:
-                return recorded
-            capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
-            mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
-            # What needs people, or is refused, gets none here.
-            with contextlib.suppress(ToolRefusal, ApprovalNeeded):
-                minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
-                recorded = recorded.model_copy(update={"minted": minted})
+            return await ledger_awaited(partial(self._recorded, call, spec, facts))
+
+    async def _recorded(self, call: ReadFacts, spec: ToolSpec, facts: ResourceFacts) -> RecordedFacts:
+        """The facts with what the ledger says, and with a capability if the write needs nobody's approval."""
+        total = await asyncio.to_thread(self._ledger.subject_sum, spec.id, call.subject) if spec.amount_fields else 0
+        recorded = RecordedFacts(facts=facts, subject_sum_cents=total)
+        if not call.admitted or not call.write:
+            return recorded
+        capsule = self._runs.known(call.capsule) or call.admitted  # its digest takes time, and is what counts
+        mint = MintCapability(capsule=capsule, write=call.write, recorded=recorded)
+        # What needs people, or is refused, gets none here.
+        with contextlib.suppress(ToolRefusal, ApprovalNeeded):
+            minted = await asyncio.to_thread(mint_write, mint, self._capabilities, self._catalog, _workflow_id(), Directory)
+            recorded = recorded.model_copy(update={"minted": minted})
         return recorded
 
     @activity.defn(name="read_tool")
@@ -85,7 +97,13 @@ class ToolActivities:
         """Carry out a read, bound to the run's subject."""
         async with beating():
             attempt = activity.info().attempt
-            context = ToolContext(subject=call.subject, connectors=self._connectors, corpus=call.corpus)
+            context = ToolContext(
+                subject=call.subject,
+                connectors=self._connectors,
+                corpus=call.corpus,
+                capsule=call.capsule,
+                result_bytes=call.result_bytes or MAX_PAGE_BYTES,
+            )
             try:
                 spec = self._catalog.get(call.tool)
                 args = spec.parse(call.arguments)
@@ -97,7 +115,8 @@ class ToolActivities:
                 result = await spec.run(args, context)
             except RemitError as e:
                 return _refused(e, attempt)
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, result.model_dump_json(), attempt)
+            limit = None if spec.name == READ_MORE else call.result_bytes  # a page is short already
+            return await self._done(call, result.model_dump_json(), attempt, limit)
 
     @activity.defn(name="execute_tool")
     async def execute_tool(self, call: ExecuteTool) -> ToolOutcome:
@@ -124,17 +143,15 @@ class ToolActivities:
     async def _execute(self, call: ExecuteTool, attempt: int) -> ToolOutcome:
         with ledger_needed():  # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
             capsule = await self._runs.capsule(call.capsule)
-            people = await self._people() if call.edits else Directory()
-            proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+            proposal, effect = await ledger_awaited(partial(self._reserved, capsule, call))
             spec, context = proposal.spec, self._context(proposal)
-            effect = await self._reserve(proposal, context)
             if effect.state == "failed":
                 return _failed(effect, attempt)
             content = effect.outcome
             if effect.state != "done":
                 # Once it is reserved, a cancellation must not cut it in two: it is finished and recorded.
                 content = await _uncut(Sending(self._ledger, spec, proposal.arguments, context, effect).perform())
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), attempt)
+        return await self._done(call, _told(call, content), attempt, capsule.result_bytes)
 
     @activity.defn(name="give_up")
     async def give_up(self, call: ExecuteTool) -> ToolOutcome:
@@ -147,7 +164,7 @@ class ToolActivities:
                 await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
                 effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
         except RemitError as e:
-            raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
+            raise ApplicationError(e.message, type=e.code, non_retryable=not isinstance(e, Unavailable)) from None
         if effect.state == "failed":
             return _failed(effect, 1)
         spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
@@ -155,10 +172,15 @@ class ToolActivities:
             content = await Sending(self._ledger, spec, proposal.arguments, self._context(proposal), effect).found()
         if content is None:
             return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
-        return self._done(call.capsule, call.slot, call.call_id, spec.name, _told(call, content), 1)
+        return await self._done(call, _told(call, content), 1, capsule.result_bytes)
+
+    async def _reserved(self, capsule: Capsule, call: ExecuteTool) -> tuple[Proposal, Effect]:
+        """The write as it is now, and the ledger's answer, with everything that it rests on judged again in its transaction."""
+        people = await self._people() if call.edits else Directory()
+        proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
+        return proposal, await self._reserve(proposal, self._context(proposal))
 
     async def _reserve(self, proposal: Proposal, context: ToolContext) -> Effect:
-        """The ledger's answer, with everything that the effect rests on judged again inside its transaction."""
         checked: tuple[ResourceFacts, int] | Exception
         try:
             facts = await self._facts(proposal.spec, proposal.arguments, context)
@@ -189,7 +211,7 @@ class ToolActivities:
                 raise
             raise ApplicationError(e.message, type="directory_unavailable") from None
 
-    def _uncovered(self, proposal: Proposal) -> ToolRefusal | None:
+    def _uncovered(self, proposal: Proposal) -> Exception | None:
         """G1: why the call's capability doesn't cover exactly this action; None when it does."""
         capsule = proposal.capsule
         try:
@@ -198,6 +220,8 @@ class ToolActivities:
             )
         except ToolRefusal as e:
             return e
+        except Unavailable as e:  # this worker stood still: another attempt asks again, and the ledger says if it is done
+            return e if last_attempt() else ApplicationError(e.message, type=e.code)
         return None
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
@@ -221,7 +245,7 @@ class ToolActivities:
             check()
         else:
             with ledger_needed():
-                await asyncio.to_thread(check)
+                await ledger_awaited(partial(asyncio.to_thread, check))
 
     def _context(self, proposal: Proposal) -> ToolContext:
         return ToolContext(
@@ -234,10 +258,15 @@ class ToolActivities:
     async def _facts(self, spec: ToolSpec, args: Arguments, context: ToolContext) -> ResourceFacts:
         return await spec.facts(args, context) if spec.facts else ResourceFacts()
 
-    def _done(self, capsule: str, slot: int, call_id: str, tool: str, content: str, attempt: int) -> ToolOutcome:
-        message = ToolMessage(call_id=call_id, name=tool, content=content)
-        self._runs.wrote(capsule, slot, message.model_dump_json())
-        return ToolOutcome(status="done", content=content, attempt=attempt)
+    async def _done(self, call: ReadTool | ExecuteTool, content: str, attempt: int, limit: int | None) -> ToolOutcome:
+        """The outcome, with at most `limit` bytes of it for the model; the whole of a longer one is kept for its run."""
+        ref = ""
+        if limit is not None and len(content.encode()) > limit:
+            # A write has happened by now: that must be said, whatever is cancelled meanwhile.
+            content, ref = await _uncut(self._results.keep(call.capsule, content))
+        message = ToolMessage(call_id=call.call_id, name=call.tool, content=content)
+        self._runs.wrote(call.capsule, call.slot, message.model_dump_json())
+        return ToolOutcome(status="done", content=content, attempt=attempt, ref=ref)
 
 
 def _workflow_id() -> str:
@@ -263,7 +292,7 @@ def _refused(error: RemitError, attempt: int) -> ToolOutcome:
     return ToolOutcome(status="refused", reason=reason, content=error.message, attempt=attempt)
 
 
-async def _uncut(work: Coroutine[object, object, str]) -> str:
+async def _uncut(work: Coroutine[object, object, T]) -> T:
     """Await `work` to its end even if this activity is cancelled meanwhile; a write in half is worse than a late stop."""
     task = asyncio.ensure_future(work)
     while not task.done():

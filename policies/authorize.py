@@ -15,21 +15,27 @@ STRONG_TIER = 2
 
 
 @lru_cache(maxsize=256)
-def _entities(name: str, role: str, mode: str, status: str, assurance: int, scopes: tuple[str, ...]) -> str:
-    return json.dumps(
-        [
-            {"uid": {"type": f"{NAMESPACE}::Role", "id": role}, "attrs": {}, "parents": []},
-            {
-                "uid": {"type": f"{NAMESPACE}::Agent", "id": name},
-                "attrs": {
-                    "mode": mode,
-                    "status": status,
-                    "assurance": assurance,
-                    "scopes": sorted(scopes),
+def _entities(
+    schema: cedarpy.Schema, name: str, role: str, mode: str, status: str, assurance: int, scopes: tuple[str, ...]
+) -> cedarpy.Entities:
+    """The agent and its role, parsed once. Cedar checks a handle against the schema only here, where it is made."""
+    return cedarpy.Entities.from_json_str(  # pyright: ignore[reportUnknownMemberType]  (`dict` without parameters)
+        json.dumps(
+            [
+                {"uid": {"type": f"{NAMESPACE}::Role", "id": role}, "attrs": {}, "parents": []},
+                {
+                    "uid": {"type": f"{NAMESPACE}::Agent", "id": name},
+                    "attrs": {
+                        "mode": mode,
+                        "status": status,
+                        "assurance": assurance,
+                        "scopes": sorted(scopes),
+                    },
+                    "parents": [{"type": f"{NAMESPACE}::Role", "id": role}],
                 },
-                "parents": [{"type": f"{NAMESPACE}::Role", "id": role}],
-            },
-        ]
+            ]
+        ),
+        schema,
     )
 
 
@@ -96,5 +102,5 @@ def _ask(policy: CompiledPolicy, action: ActionFacts, run: RunFacts) -> cedarpy.
         "context": context,
     }
     agent = action.agent
-    entities = _entities(agent.id, agent.role, agent.mode, agent.status, agent.assurance, agent.scopes)
+    entities = _entities(policy.schema, agent.id, agent.role, agent.mode, agent.status, agent.assurance, agent.scopes)
     return cedarpy.is_authorized(request, policy.policies, entities, policy.schema)  # pyright: ignore[reportUnknownMemberType]

@@ -20,6 +20,7 @@ __all__ = [
     "ContextRules",
     "Escalation",
     "Limits",
+    "ResultLimits",
     "WriteLimits",
     "compile_policy",
     "explain",
@@ -68,6 +69,12 @@ class WriteLimits(Frozen):
     per_agent_and_day: int | None = Field(default=None, ge=0)
 
 
+class ResultLimits(Frozen):
+    """How much of a tool's result the model is shown at once; of a longer one it gets the head, and may read on."""
+
+    bytes: int = Field(default=16_384, ge=8192, le=1_000_000)
+
+
 class ContextRules(Frozen):
     """How a long conversation is kept within a model's context window.
 
@@ -88,6 +95,7 @@ class Limits(Frozen):
     run: UsageLimits = Field(default_factory=UsageLimits)
     approvals: ApprovalRules = Field(default_factory=ApprovalRules)
     writes: WriteLimits = Field(default_factory=WriteLimits)
+    results: ResultLimits = Field(default_factory=ResultLimits)
     context: ContextRules = Field(default_factory=ContextRules)
 
     @model_validator(mode="after")

@@ -112,13 +112,14 @@ def key_id_of(token: str) -> str:
 
 
 def verify_id_token(
-    token: str, keys: Sequence[Mapping[str, object]], expected: Expected, *, nonce: str, now: int, fresh: bool = True
+    token: str, keys: Sequence[Mapping[str, object]], expected: Expected, *, nonce: str | None, now: int, fresh: bool = True
 ) -> Login:
     """What `token` proves.
 
     Args:
         keys: the issuer's JWKS; keys of unknown kinds are passed over.
-        nonce: the nonce of the login, which names the person's signing key (`key_nonce`).
+        nonce: the nonce of the login, which names the person's signing key (`key_nonce`); None, where the token isn't to
+            prove whose key something was signed with.
         now: Unix seconds; clocks may differ by a minute.
         fresh: whether the token itself must not have expired. Not so for one that was enrolled, whose login lasts longer.
 
@@ -142,7 +143,7 @@ def verify_id_token(
         raise LoginRefused("from_the_future", "The ID token isn't valid yet (`nbf`); check the clocks.")
     if expires <= issued or (fresh and expires <= now - CLOCK_SKEW_SECONDS):
         raise LoginRefused("expired", "The ID token has expired; run `remit login` again.")
-    if claims.get("nonce") != nonce:
+    if nonce is not None and claims.get("nonce") != nonce:
         raise LoginRefused("wrong_nonce", "The ID token isn't bound to this signing key (`nonce`).")
     return Login(sub=_subject(claims, expected), roles=_roles(claims, expected), issued_at=issued, expires_at=expires)
 

@@ -18,7 +18,7 @@ from remit.keyring import RootKeys
 from remit.session import Signer
 from remit.settings import Settings, load
 
-__all__ = ["capabilities", "delegate", "keys"]
+__all__ = ["AsJson", "capabilities", "delegate", "keys", "seconds_of"]
 
 capabilities = typer.Typer(help="What runs were permitted, by whom and until when.", invoke_without_command=True)
 keys = typer.Typer(help="The root keys that sign capabilities.", invoke_without_command=True)
@@ -53,7 +53,7 @@ def delegate(
     from remit.apps import assemble
 
     settings = load()
-    seconds = _seconds(ttl)
+    seconds = seconds_of(ttl, "--ttl")
     said = _reason(reason)
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*:\S{1,200}", subject):
         raise InvalidInput("`--subject` is a kind and an id, for example `Customer:cus_7`, as `remit show` says it of a run.")
@@ -190,11 +190,16 @@ def _shown(row: Capability) -> dict[str, object]:
     return row.model_dump(mode="json", exclude={"token"})
 
 
-def _seconds(ttl: str) -> int:
+def seconds_of(ttl: str, option: str) -> int:
+    """What a duration such as `10m` is in seconds.
+
+    Raises:
+        InvalidInput: it is none, or over a day.
+    """
     found = re.fullmatch(r"([1-9][0-9]{0,5})([smh])", ttl)
     seconds = int(found[1]) * UNITS[found[2]] if found else 0
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise InvalidInput("`--ttl` takes a number with `s`, `m` or `h`, for example `10m`; a day at most.")
+        raise InvalidInput(f"`{option}` takes a number with `s`, `m` or `h`, for example `10m`; a day at most.")
     return seconds
 
 

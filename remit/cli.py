@@ -10,17 +10,18 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from activities.storage import storage_at
 from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render, stops
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.client import RUN_STATUSES, Remit, RunRow
-from remit.connection import connect
+from remit.connection import connect, storage_of
+from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
 from remit.people import people
+from remit.privacy import codec_keys, codec_server
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
@@ -41,10 +42,12 @@ app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
+app.add_typer(codec_keys, name="codec-keys")
 app.command()(delegate)
+app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
-for command in (*stops.COMMANDS, login, whoami, logout):
+for command in (*stops.COMMANDS, login, whoami, logout, deploy):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
@@ -89,7 +92,7 @@ def _do(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _remit(settings: Settings) -> Remit:
-    return Remit(await connect(settings), settings.task_queue, storage_at(settings.storage_place))
+    return Remit(await connect(settings), settings.task_queue, storage_of(settings))
 
 
 # ---- engine -------------------------------------------------------------------------------------------------------
@@ -117,6 +120,23 @@ def demo(
     from remit.demo import play
 
     raise typer.Exit(_do(play(keep=keep, as_json=as_json)))
+
+
+@app.command()
+def replay(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN|FILE]", help="A run's workflow id, or a JSON file with a history.")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="A visibility query: replay every run that it finds.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many of them at most, newest first.")] = 1000,
+    as_json: AsJson = False,
+    app_dir: AppDir = None,
+) -> None:
+    """Replay recorded histories with today's code; ends with 1 if any differs, and names the first event that does."""
+    from remit.replay import replay as judged
+
+    del app_dir
+    raise typer.Exit(judged(load(), run_id, query, limit, as_json=as_json))
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------

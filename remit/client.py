@@ -7,13 +7,13 @@ import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
 from temporalio.client import (
     Client,
     RPCTimeoutOrCancelledError,
-    WorkflowExecution,
+    WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
@@ -45,9 +45,13 @@ from workflows.messages import (
     StoredSegment,
     TranscriptPage,
 )
+from workflows.options import share
 from workflows.state import OPEN
 
-__all__ = ["RUN_STATUSES", "Remit", "RunFailed", "RunRow"]
+if TYPE_CHECKING:
+    from workflows.agent_run import AgentRun
+
+__all__ = ["RUN_STATUSES", "NoWorker", "Remit", "RunFailed", "RunRow"]
 
 ANSWER_SECONDS = 10.0
 _NO_WORKER = "No worker answers for run `{}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
@@ -66,6 +70,7 @@ RUN_STATUSES: dict[str, str] = {
 """Each status that a run may be in, as a visibility query."""
 ANSWER = timedelta(seconds=ANSWER_SECONDS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}")
+_ADDRESS = re.compile(r"@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 
 
 HELP = """\
@@ -80,6 +85,10 @@ class RunFailed(RemitError):
     """The run failed; the message is the run's own sentence."""
 
     code = "run_failed"
+
+
+class NoWorker(Unavailable):
+    """No worker answered for the run."""
 
 
 class RunRow(Frozen):
@@ -103,6 +112,7 @@ class Remit:
         self.client = client
         self._queue = task_queue
         self._storage = storage
+        self._read: dict[str, AgentRun] = {}
 
     async def start(
         self,
@@ -116,11 +126,13 @@ class Remit:
         """Start a run under the workflow id `run_id`, or a fresh one.
 
         Raises:
-            InvalidInput: the id can't be used, or a run with it exists.
+            InvalidInput: the id can't be used, holds an e-mail address, or a run with it exists.
         """
         workflow_id = run_id or f"{agent[:80]}-{secrets.token_hex(5)}"
         if not _ID.fullmatch(workflow_id):
             raise InvalidInput("A run id takes 1 to 200 letters, digits and `. _ : / @ -`, and starts with a letter or digit.")
+        if _ADDRESS.search(workflow_id):
+            raise InvalidInput("A run id is never encrypted, and in every log: leave e-mail addresses out of it.")
         start = StartInput(agent=agent, inputs=inputs, requester=requester, script=script)
         with _answers(workflow_id):
             try:
@@ -134,6 +146,7 @@ class Remit:
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                     static_summary=_summary(agent, inputs, requester),
                     static_details=HELP,
+                    priority=share(agent),
                     request_eager_start=False,
                 )
             except WorkflowAlreadyStartedError:
@@ -176,11 +189,54 @@ class Remit:
 
     async def status(self, workflow_id: str) -> RunSummary:
         """The run as its own query `status` shows it; an open run needs a worker for that."""
-        with _answers(workflow_id):
-            try:
+        try:
+            with _answers(workflow_id):
                 return await self.handle(workflow_id).query("status", result_type=RunSummary, rpc_timeout=ANSWER)
-            except WorkflowQueryFailedError as e:
-                raise RunFailed(str(e)) from None
+        except WorkflowQueryFailedError as e:
+            raise RunFailed(str(e)) from None
+        except NoWorker as e:
+            run = await self._recorded(workflow_id, e)
+        try:
+            return run.status()
+        except ApplicationError as e:
+            raise RunFailed(e.message) from None
+
+    async def _recorded(self, workflow_id: str, error: NoWorker) -> "AgentRun":
+        """A closed run from its history, by today's code: a query goes to its version's workers, which may be gone for good.
+
+        Raises:
+            Unavailable: it is open, or today's code can't read it.
+        """
+        if workflow_id in self._read:
+            return self._read[workflow_id]
+        from remit.apps import assemble
+        from remit.history import state
+        from remit.settings import load
+        from tools import registry
+        from tools.builtin import CATALOG
+
+        found = await self.describe(workflow_id)
+        info = found.raw_description.workflow_execution_info.versioning_info
+        build = info.versioning_override.pinned.version.build_id or info.deployment_version.build_id
+        if found.status == WorkflowExecutionStatus.RUNNING:
+            if not build:
+                raise error
+            raise Unavailable(
+                f"Run `{workflow_id}` is pinned to version `{build}`, of which no worker answers. Start one, or let today's "
+                f"code take it over with `remit deploy --move {build}`. Nothing is lost."
+            )
+        if registry.current() is CATALOG:  # nobody has installed an app's
+            registry.install(assemble(load()).catalog)
+        with _answers(workflow_id):
+            history = await self.handle(workflow_id).fetch_history()
+        try:
+            run = self._read[workflow_id] = await state(history, self.client.data_converter)
+            return run
+        except InvalidInput as e:
+            raise Unavailable(
+                f"Run `{workflow_id}` has closed, and no worker of its version `{build}` answers. {e.message} "
+                "Start such a worker to look at it."
+            ) from None
 
     async def seen(self, workflow_id: str) -> RunSummary:
         """`status`, with what lies in storage, and what Temporal alone knows: that the run was terminated or timed out.
@@ -218,15 +274,21 @@ class Remit:
             StoredValueLost: a part of the run isn't in this process's storage.
         """
         texts: list[str] = []
-        with _answers(workflow_id):
-            while True:
-                page = await self.handle(workflow_id).query(
-                    "transcript", len(texts), result_type=TranscriptPage, rpc_timeout=ANSWER
-                )
-                texts += [text for s in await self._stored(page.segments) for text in s.messages]
-                texts += page.messages
-                if len(texts) >= page.total or not page.messages:
-                    return texts
+        while True:
+            page = await self._page(workflow_id, len(texts))
+            texts += [text for s in await self._stored(page.segments) for text in s.messages]
+            texts += page.messages
+            if len(texts) >= page.total or not page.messages:
+                return texts
+
+    async def _page(self, workflow_id: str, since: int) -> TranscriptPage:
+        if run := self._read.get(workflow_id):
+            return run.transcript(since)
+        try:
+            with _answers(workflow_id):
+                return await self.handle(workflow_id).query("transcript", since, result_type=TranscriptPage, rpc_timeout=ANSWER)
+        except NoWorker as e:
+            return (await self._recorded(workflow_id, e)).transcript(since)
 
     async def _stored(self, segments: Sequence[Segment]) -> list[StoredSegment]:
         if segments and self._storage is None:
@@ -310,7 +372,7 @@ class Remit:
             raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
         return found.raw_info.first_run_id or found.run_id
 
-    async def describe(self, workflow_id: str) -> WorkflowExecution:
+    async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
         with _answers(workflow_id):
             return await self.handle(workflow_id).describe()
 
@@ -353,14 +415,14 @@ def _answers(workflow_id: str) -> Generator[None]:
         yield
     except RPCTimeoutOrCancelledError:
         # What an update raises instead of an RPC error when no worker takes it up in time.
-        raise Unavailable(_NO_WORKER.format(workflow_id)) from None
+        raise NoWorker(_NO_WORKER.format(workflow_id)) from None
     except RPCError as e:
         if e.status == RPCStatusCode.NOT_FOUND and "already completed" in e.message:
             raise InvalidInput(f"Run `{workflow_id}` has closed already; `remit show {workflow_id}` says how.") from None
         if e.status == RPCStatusCode.NOT_FOUND:
             raise NotFound(f"There is no run `{workflow_id}`; `remit runs` lists them.") from None
         if e.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION):
-            raise Unavailable(_NO_WORKER.format(workflow_id)) from None
+            raise NoWorker(_NO_WORKER.format(workflow_id)) from None
         if e.status == RPCStatusCode.UNAVAILABLE:
             raise Unavailable("The Temporal server doesn't answer; nothing is lost. Try again once it is back.") from None
         raise Unavailable(f"The Temporal server refused: {' '.join(e.message.split())[:300]}") from None

@@ -1,22 +1,31 @@
-"""`remit dev`: the embedded engine in the foreground, kept in `.remit/`."""
+"""`remit dev`: the embedded engine in the foreground, kept in `.remit/`. The newest code is always the current version."""
 
 import asyncio
 import fcntl
 import json
 import os
 import signal
+import sys
 from typing import IO
 
+from temporalio.client import Client
+from temporalio.service import RPCError
+
 from activities.ledger.store import Ledger
-from policies.errors import InvalidInput
-from remit.apps import assemble
-from remit.connection import dev_state
-from remit.embedded import TemporalServer, WorkerProcess
+from policies.errors import InvalidInput, RemitError
+from remit.apps import Parts, assemble
+from remit.connection import converter, dev_state
+from remit.deploy import move_runs
+from remit.deployment import Deployment, build_id
+from remit.embedded import Process, TemporalServer, WorkerProcess, free_port
 from remit.issuer import DevIssuer
 from remit.settings import ROOT, Settings
+from tools import registry
 from tools.connectors import sandbox
 
 __all__ = ["prepare", "serve"]
+
+STOP_SECONDS = 10  # what a worker has beyond its own deadline, before it is killed
 
 
 def prepare(settings: Settings) -> IO[str]:
@@ -64,16 +73,22 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     state = settings.home / "dev.json"
-    server = TemporalServer(settings.home, port=port, ui_port=ui_port)
+    codec_port = free_port() if settings.codec else 0
+    codec = f"http://127.0.0.1:{codec_port}" if codec_port else ""
+    server = TemporalServer(settings.home, port=port, ui_port=ui_port, codec=codec)
     worker: WorkerProcess | None = None
+    decrypting = _codec_server(settings, server, codec_port) if codec_port else None
+    settling: asyncio.Task[None] | None = None
     try:
-        await server.ready()
+        client = await server.ready(data_converter=converter(settings))
         worker = WorkerProcess(settings.home, server.address)
-        state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid()}))
-        _welcome(settings, server)
+        settling = asyncio.create_task(_settle(client, settings, parts))
         while not stop.is_set():
+            if settling.done() and not state.exists():
+                state.write_text(json.dumps({"address": server.address, "ui": server.ui, "pid": os.getpid(), "codec": codec}))
+                _welcome(settings, server)
             try:
-                await asyncio.wait_for(stop.wait(), 1)
+                await asyncio.wait_for(stop.wait(), 1 if state.exists() else 0.1)
             except TimeoutError:
                 if not server.running:
                     raise InvalidInput(f"The Temporal server ended: {server.last_words()}") from None
@@ -82,12 +97,48 @@ async def serve(settings: Settings, *, port: int | None, ui_port: int | None) ->
                 if not worker.running:
                     print(f"The worker ended ({worker.last_words()}); starting another.", flush=True)
                     worker = WorkerProcess(settings.home, server.address)
+                    settling.cancel()
+                    settling = asyncio.create_task(_settle(client, settings, parts))
     finally:
         state.unlink(missing_ok=True)
+        if settling:
+            settling.cancel()
         if worker:
-            worker.stop()
+            worker.stop(settings.shutdown_seconds + STOP_SECONDS)
+        if decrypting:
+            decrypting.stop()
         server.stop()
         lock.close()
+
+
+def _codec_server(settings: Settings, server: TemporalServer, port: int) -> Process:
+    """The UI's codec server, a process of its own: it holds keys, and answers web pages."""
+    argv = [sys.executable, "-m", "remit.cli", "codec-server", "--port", str(port)]
+    for origin in (server.ui, server.ui.replace("127.0.0.1", "localhost")):
+        argv += ["--ui-origin", origin]
+    return Process(argv, settings.home / "codec-server.log", {"TEMPORAL_NAMESPACE": "default"})
+
+
+async def _settle(client: Client, settings: Settings, parts: Parts) -> None:
+    """Send new runs to the code that the worker has just started with, and let it take over what earlier code began.
+
+    There is no other worker here: without this, an edit of a tool would leave the open runs waiting for ever.
+    """
+    if not settings.deployment_name:
+        return
+    deployment, build = Deployment(client, settings.deployment_name), build_id(settings)
+    try:
+        await deployment.introduce(build, always=True)
+        registry.install(parts.catalog)
+        for version in await deployment.counted():
+            if version.build_id != build and version.open_runs:
+                for run in await move_runs(client, deployment, version.build_id, build):
+                    if run.moved:
+                        print(f"Run {run.workflow_id}, which other code began, goes on with today's.", flush=True)
+                    else:
+                        print(f"Run {run.workflow_id} waits for version {version.build_id}: {run.reason}.", flush=True)
+    except (RemitError, RPCError) as e:
+        print(f"Whether version {build} gets runs is unknown ({e.message}); see `remit deploy`.", flush=True)
 
 
 def _welcome(settings: Settings, server: TemporalServer) -> None:

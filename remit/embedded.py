@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from temporalio.client import Client
+from temporalio.converter import DataConverter
 from temporalio.service import RPCError
 
 from policies.errors import InvalidInput, Unavailable
@@ -25,6 +26,7 @@ __all__ = ["Process", "TemporalServer", "WorkerProcess", "free_port", "temporal_
 
 # The dev server's defaults poll each queue 20 times a second, which costs 50 ms a task; with these and WAL it doesn't.
 TUNING = tuple(f"history.{queue}ProcessorMaxPollRPS=2000" for queue in ("transfer", "timer", "visibility"))
+FAIRNESS = "matching.enableFairness=true"  # off by default: fairness keys would count for nothing
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
 _TYPES = {1: "Text", 2: "Keyword", 3: "Int", 4: "Double", 5: "Bool"}
 
@@ -117,7 +119,16 @@ class Process:
 class TemporalServer(Process):
     """The Temporal dev server on files, tuned, on loopback ports that are free."""
 
-    def __init__(self, home: Path, *, port: int | None = None, ui_port: int | None = None, headless: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        ui_port: int | None = None,
+        headless: bool = False,
+        codec: str = "",
+    ) -> None:
+        """`codec`: the URL of the codec server that the UI asks."""
         home.mkdir(parents=True, exist_ok=True)
         for wanted in (port, ui_port):
             if wanted is not None and not _is_free(wanted):
@@ -132,16 +143,16 @@ class TemporalServer(Process):
         else:
             ui_port = ui_port or free_port()
             self.ui = f"http://127.0.0.1:{ui_port}"
-            argv += ["--ui-port", str(ui_port)]
+            argv += ["--ui-port", str(ui_port), *(["--ui-codec-endpoint", codec] if codec else [])]
         for pragma in PRAGMAS:
             argv += ["--sqlite-pragma", pragma]
-        for value in TUNING:
+        for value in (*TUNING, FAIRNESS):
             argv += ["--dynamic-config-value", value]
         for key in SEARCH_ATTRIBUTES:
             argv += ["--search-attribute", f"{key.name}={_TYPES[int(key.indexed_value_type)]}"]
         super().__init__(argv, home / "temporal.log")
 
-    async def ready(self, seconds: float = 60) -> Client:
+    async def ready(self, seconds: float = 60, data_converter: DataConverter = CONVERTER) -> Client:
         """Wait until the server answers, and connect.
 
         Raises:
@@ -155,7 +166,7 @@ class TemporalServer(Process):
                 contextlib.suppress(RuntimeError, RPCError, OSError),
                 socket.create_connection(("127.0.0.1", int(self.address.rpartition(":")[2])), timeout=1),
             ):
-                client = await Client.connect(self.address, data_converter=CONVERTER)
+                client = await Client.connect(self.address, data_converter=data_converter)
                 await client.count_workflows()
                 return client
             await asyncio.sleep(0.05)

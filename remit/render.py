@@ -173,6 +173,13 @@ def _decision(approval: Approval, decision: ApprovalDecision) -> str:
     return " ".join(filter(None, (f"{decision.sub}: {decision.decision}", changed, decision.reason)))
 
 
+def _fallback(run: RunSummary) -> str:
+    if not run.fallbacks:
+        return ""
+    answers = "1 answer" if run.fallbacks == 1 else f"{run.fallbacks} answers"
+    return f"; {answers} from a fallback ({escape(run.fell_back_from)})"
+
+
 def show(run: RunSummary) -> list[object]:
     """One run, for people: what it is, what it did, who allowed it."""
     usage, limits = run.usage, run.limits
@@ -184,7 +191,10 @@ def show(run: RunSummary) -> list[object]:
         ("Asked by", escape(run.requester or "unknown")),
         ("Policy", escape(run.policy_version)),
         ("Release", run.release[:19]),
-        ("Model", escape(run.model) + (" (scripted: answers and cost are simulated)" if run.simulated else "")),
+        (
+            "Model",
+            escape(run.model) + (" (scripted: answers and cost are simulated)" if run.simulated else "") + _fallback(run),
+        ),
         (
             "Used",
             f"{usage.tool_calls}/{limits.tool_calls} tool calls, {usage.model_calls}/{limits.model_calls} model calls, "

@@ -26,8 +26,14 @@ class Settings(BaseSettings):
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
+        build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
         capability_seconds: how long a capability lives.
+        codec: whether payloads are encrypted (`on`); decrypted they are wherever it is on.
+        codec_keys: the file with the keys that encrypt them; by default `codec-keys.json` in `home`.
+        codec_audience: for whom tokens must be issued that the codec server takes; by default as `oidc_audience`.
+        codec_roles: who may read with such a token, names with commas between them; by default everybody whom the issuer knows.
         provider: `openai` or `anthropic`; by default the one whose key is set.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
         stripe_invoices: whether an account has Stripe invoices, or an invoice stands for a charge.
@@ -41,6 +47,12 @@ class Settings(BaseSettings):
         login_hours: how long after a login its key may sign.
         temporal_auth: `oidc` for a Temporal server that wants a token of the client-credentials grant.
         temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
+        fallback: whether a model call may go to the other provider that there is a key for, when the route's first is down.
+        openai_concurrency, anthropic_concurrency: model calls that one worker has in flight there; None is no limit.
+        openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
+        activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
+        cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
+        history_events: about how many events fill a run's history, so that the run goes on in a new one.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
@@ -50,15 +62,31 @@ class Settings(BaseSettings):
     home: Path = Path(".remit")
     env: Literal["dev", "production"] = "dev"
     task_queue: str = "remit"
+    deployment: str = Field(default="", max_length=200)
+    build_id: str = Field(default="", pattern=r"^[A-Za-z0-9_.+-]{0,100}$")
     ledger_url: str = ""
     business: Path | None = None
     storage: str = ""
     root_keys: Path | None = None
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
+    codec: bool = False
+    codec_keys: Path | None = None
+    codec_audience: str = ""
+    codec_roles: str = ""
     provider: Literal["", "openai", "anthropic"] = ""
     model: str = ""
     model_strong: str = ""
+    fallback: Literal["on", "off"] = "on"
+    openai_concurrency: int | None = Field(default=None, ge=1)
+    openai_rpm: int | None = Field(default=None, ge=1)
+    anthropic_concurrency: int | None = Field(default=None, ge=1)
+    anthropic_rpm: int | None = Field(default=None, ge=1)
+    activity_slots: int = Field(default=100, ge=1)
+    workflow_slots: int = Field(default=100, ge=2)
+    local_activity_slots: int = Field(default=100, ge=1)
+    cached_runs: int = Field(default=2000, ge=1)
+    history_events: int = Field(default=6000, ge=80, le=20_000)
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)
     connector_billing: Literal["sandbox", "stripe"] = "sandbox"
@@ -113,6 +141,20 @@ class Settings(BaseSettings):
         )
 
     @property
+    def deployment_name(self) -> str:
+        """The Worker Deployment; nothing for unversioned workers.
+
+        Raises:
+            InvalidInput: Temporal takes no such name.
+        """
+        name = self.deployment or self.task_queue
+        if name == "none":
+            return ""
+        if "." in name or ":" in name:
+            raise InvalidInput(f"`{name}` can't name a Worker Deployment, for it has `.` or `:` in it; set `REMIT_DEPLOYMENT`.")
+        return name
+
+    @property
     def ledger(self) -> str:
         return self.ledger_url or f"sqlite:///{(self.home / 'ledger.db').absolute()}"
 
@@ -129,15 +171,26 @@ class Settings(BaseSettings):
         return self.root_keys or self.home / "root-keys.json"
 
     @property
+    def codec_keys_path(self) -> Path:
+        return self.codec_keys or self.home / "codec-keys.json"
+
+    @property
     def model_provider(self) -> str:
         """The provider to use, or nothing when there is no key. A compatible server on a base URL may need none."""
-        if self.provider:
-            return self.provider
-        if self.openai_api_key or self.openai_base_url:
-            return "openai"
-        if self.anthropic_api_key or self.anthropic_base_url:
-            return "anthropic"
-        return ""
+        return self.provider or next(iter(self._reachable), "")
+
+    @property
+    def model_fallbacks(self) -> tuple[str, ...]:
+        """The other providers that there are keys for, unless calls may not go there."""
+        return tuple(p for p in self._reachable if p != self.model_provider) if self.fallback == "on" else ()
+
+    @property
+    def _reachable(self) -> tuple[str, ...]:
+        found = {
+            "openai": self.openai_api_key or self.openai_base_url,
+            "anthropic": self.anthropic_api_key or self.anthropic_base_url,
+        }
+        return tuple(name for name, how in found.items() if how)
 
     @property
     def declared_price(self) -> Price | None:

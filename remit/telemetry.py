@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -13,12 +14,14 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from pydantic import TypeAdapter
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
 from temporalio import activity
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.opentelemetry import OpenTelemetryPlugin, ReplaySafeTracerProvider, create_tracer_provider
 from temporalio.converter import PayloadConverter
+from temporalio.exceptions import ApplicationError
 from temporalio.plugin import SimplePlugin
+from temporalio.service import RPCError
 from temporalio.worker import (
     ExecuteWorkflowInput,
     HandleQueryInput,
@@ -27,13 +30,18 @@ from temporalio.worker import (
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
 )
+from temporalio.workflow import NondeterminismError
 
 from remit import __version__
+from remit.codec import KeyAwaited, Unreadable
 from remit.settings import Settings
 
 __all__ = ["flush", "logs", "traces"]
 
 TRACE_HEADER = "_tracer-data"
+MAX_CHAIN = 10
+IMPERSONAL = (RPCError, OSError, NondeterminismError, KeyAwaited, Unreadable)
+"""Exceptions whose words are about servers, files, code and keys, never about what runs work on."""
 
 
 def _run_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -59,6 +67,20 @@ def _temporal_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
+def _where(exc_info: ExcInfo) -> str:
+    """A traceback without the words of its exceptions, which may quote customers: history has those, and can be encrypted."""
+    parts: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None and len(parts) < MAX_CHAIN:
+        said = f": {error}" if isinstance(error, IMPERSONAL) else ""
+        if isinstance(error, ApplicationError) and error.type:
+            said = f": {error.type}"
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{type(error).__module__}.{type(error).__qualname__}{said}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\nwhich came of this:\n\n".join(parts)
+
+
 def logs(level: str) -> None:
     """Send every log line of this process, Temporal's included, to stderr as one JSON object."""
     shared: list[structlog.typing.Processor] = [
@@ -79,7 +101,7 @@ def logs(level: str) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=[]), _temporal_context],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                structlog.processors.ExceptionRenderer(_where),
                 structlog.processors.JSONRenderer(),
             ],
         )
@@ -88,7 +110,11 @@ def logs(level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Their debug lines hold what activities return, and requests with what models and vendors are told.
+    for name in ("temporalio", "openai", "anthropic", "httpx2", "httpcore2", "stripe"):
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+    for chatty in ("alembic", "httpx2"):  # httpx2 writes a line for each request, which the run's span shows already
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 class _Headers(Protocol):

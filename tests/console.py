@@ -55,12 +55,12 @@ class Console:
 
 
 class DevEngine:
-    """A `remit dev` in the background, with an app if there is one."""
+    """A `remit dev` in the background, with an app if there is one. `build` is the version that its code passes for."""
 
-    def __init__(self, home: Path, app: Path | None = None) -> None:
+    def __init__(self, home: Path, app: Path | None = None, env: Mapping[str, str] | None = None, build: str = "") -> None:
         self.home = home
         argv = [str(BIN / "remit"), *(["--app", str(app)] if app else []), "dev"]
-        self.console = Console(ROOT, {"REMIT_HOME": str(home)})
+        self.console = Console(ROOT, {"REMIT_HOME": str(home), "REMIT_BUILD_ID": build, **(env or {})})
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "dev.log"
         with self.log.open("ab") as out:

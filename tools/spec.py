@@ -57,12 +57,16 @@ class ToolContext:
         subject: whom the run is for, for example `Customer:cus_7`.
         idempotency_key: the key under which a write may happen once; empty for reads.
         corpus: the agent's knowledge corpus and version, for example `support-kb-v1`.
+        capsule: digest of what the run is pinned to; no other run has it.
+        result_bytes: the most of a result that the model is shown at once; 0 for a write.
     """
 
     subject: str
     connectors: Mapping[type[Connector], Connector]
     idempotency_key: str = ""
     corpus: str = ""
+    capsule: str = ""
+    result_bytes: int = 0
 
     def use(self, port: type[C]) -> C:
         """The connector that implements `port`.
@@ -116,9 +120,9 @@ class ToolSpec:
     def id(self) -> str:
         return f"{self.name}@{self.version}"
 
-    @property
+    @cached_property
     def schema(self) -> dict[str, object]:
-        """JSON Schema of the arguments, as models see it."""
+        """JSON Schema of the arguments, as models see it. Made once, for it goes with each model call; don't change it."""
         return self.arguments.model_json_schema()
 
     @cached_property

@@ -11,22 +11,24 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.common import RawValue, SearchAttributeUpdate
+from temporalio.common import Priority, RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
 from policies import budgets
-from policies.approvals import Approval
+from policies.approvals import Approval, ApprovalRequest
 from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
 from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from policies.switches import subject_tag
 from tools import registry
-from workflows import inbox, ports
+from workflows import inbox, options, ports
 from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
     AGENT_RUN,
+    LOST,
+    PROVIDER_BUSY,
     REMIT_AGENT,
     REMIT_AWAITING_APPROVAL,
     REMIT_COST_USD,
@@ -55,7 +57,7 @@ from workflows.messages import (
     Window,
     WriteKill,
 )
-from workflows.state import OpenTurn, RunState
+from workflows.state import MAX_REFUSED, OpenTurn, RunState
 from workflows.turn import Bound, Call, Turn
 from workflows.view import cockpit
 from workflows.window import summary_note
@@ -101,7 +103,11 @@ class AgentRun:
         self._strangers: list[str] = []
         self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
+        lost = _lost(args)
+        self._awaits_storage = bool(lost) and (info.continued_run_id is not None or workflow.unsafe.is_replaying())
         try:
+            if lost:
+                raise InvalidInput(f"The input of `AgentRun` can't be read: {lost}")
             self._state = RunState.of(args, continued=_continued(info))
         except InvalidInput as e:
             self._invalid = e.message
@@ -110,6 +116,8 @@ class AgentRun:
 
     @workflow.run
     async def run(self, *_: Any) -> RunResult:
+        if self._awaits_storage:
+            raise RuntimeError(self._invalid)  # fails the task, not the run, which goes on where its storage can be read
         if self._invalid:
             raise ApplicationError(self._invalid, type=InvalidInput.code, non_retryable=True)
         plan = asyncio.create_task(self._plan())
@@ -126,7 +134,10 @@ class AgentRun:
         if self._state.kill.engaged:
             await _uncancelled(self._kill(plan))
         elif self._roll_over:
-            workflow.continue_as_new(self._state)
+            # A run stays with the code that it began with, but a long one moves to the current version between its segments.
+            workflow.continue_as_new(
+                self._state, initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE
+            )
         await _uncancelled(self._close(plan))
         meeting.cancel()
         return self._state.result(self._run_id, self._workflow_id, self._now())
@@ -158,7 +169,7 @@ class AgentRun:
                 await self._hold()
                 if state.turn:
                     turn, calls = self._reopened(state.turn)
-                elif self._full():
+                elif state.full:
                     return await self._roll()
                 else:
                     message, turn, calls = await self._decide()
@@ -183,7 +194,7 @@ class AgentRun:
         if not state.pauses:
             return
         self._set_status("paused")
-        await workflow.wait_condition(lambda: not state.pauses or self._full())
+        await workflow.wait_condition(lambda: not state.pauses or state.full)
         self._check()
         if not state.pauses:
             self._set_status("waiting_for_approval" if state.pending else "running")
@@ -239,21 +250,29 @@ class AgentRun:
             return answer.message, turn, list(calls)
 
     async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
-        """One model call, charged."""
+        """One model call, charged. A provider that is at its limits is waited for; the run's wall time bounds that."""
         state, capsule = self._state, self._capsule
         budgets.check_model(state.usage, state.limits)
-        answer = await ports.call_model(
-            CallModel(
-                cursor=state.length,
-                transcript=state.head,
-                capsule=capsule.digest,
-                tier=state.tier,
-                step=state.step,
-                window=state.window,
-                summarise=summarise,
-            ),
-            summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
-        )
+        while True:
+            try:
+                answer = await ports.call_model(
+                    CallModel(
+                        cursor=state.length,
+                        transcript=state.head,
+                        capsule=capsule.digest,
+                        tier=state.tier,
+                        step=state.step,
+                        window=state.window,
+                        summarise=summarise,
+                        paging=bool(state.refs),
+                    ),
+                    summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
+                )
+                break
+            except ActivityError as e:
+                if not isinstance(e.cause, ApplicationError) or e.cause.type != PROVIDER_BUSY:
+                    raise
+                self._check()
         self._check()
         self._charge(answer)
         return answer
@@ -286,6 +305,8 @@ class AgentRun:
     def _charge(self, answer: ModelTurn) -> None:
         state = self._state
         state.model = answer.model
+        if answer.fallback_from:
+            state.fallbacks, state.fell_back_from = state.fallbacks + 1, answer.fallback_from
         state.simulated = state.simulated or answer.usage.simulated
         state.usage = budgets.charge_model(
             state.usage,
@@ -331,13 +352,13 @@ class AgentRun:
         for step in self._capsule.approval_rules.escalation:
             if request.requested_at + step.after_seconds <= (state.approvals[name].escalated_at or 0):
                 continue
-            if await self._decided(name, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"):
+            if await self._decided(
+                call, request, request.requested_at + step.after_seconds, f"then {', '.join(step.roles)} too"
+            ):
                 break
             state.escalate(name, self._capsule.approval_rules, self._now())
             self._publish()
-        if not await self._decided(name, request.expires_at, "then it expires"):
-            if self._now() < request.expires_at:
-                raise Parked(call)
+        if not await self._decided(call, request, request.expires_at, "then it expires"):
             state.settle(name, "expired")
         state.judged.pop(name, None)
         self._check()
@@ -350,16 +371,21 @@ class AgentRun:
             raise ToolRefusal("approval_expired", "Nobody approved this in time.")
         return approval
 
-    async def _decided(self, name: str, until: int, then: str) -> bool:
-        """Wait until somebody has decided on the approval `name`, until that time, or until this history is full."""
-        approvals = self._state.approvals
-        request = approvals[name].request
+    async def _decided(self, call: Call, request: ApprovalRequest, until: int, then: str) -> bool:
+        """Wait until somebody has decided on `request`, or until that time.
+
+        Raises:
+            Parked: this history is full before that.
+        """
+        approvals, name = self._state.approvals, request.approval_id
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: approvals[name].status != "pending" or self._full(),
+                lambda: approvals[name].status != "pending" or self._state.full,
                 timeout=timedelta(seconds=max(0, until - self._now())),
                 timeout_summary=f"{name}: {request.tool} {request.resource.id} waits for {request.required}, {then}"[:190],
             )
+        if approvals[name].status == "pending" and self._now() < until:
+            raise Parked(call)
         return approvals[name].status != "pending"
 
     async def _meet(self) -> None:
@@ -630,7 +656,9 @@ class AgentRun:
         if state.turn:  # it was to go on in a new history, and was killed before
             turn, calls = self._reopened(state.turn)
             self._observe(turn, calls, state.turn.done)
-        if not self._halted and (error := plan.exception()):
+        # Also asked of a halted plan, whose end means nothing, or it would be logged as never looked at.
+        error = None if plan.cancelled() else plan.exception()
+        if error and not self._halted:
             self._fail(error)
         self._publish()
         await workflow.wait_condition(workflow.all_handlers_finished)
@@ -660,6 +688,7 @@ class AgentRun:
     async def on_signal(self, name: str, args: Sequence[RawValue]) -> None:
         if self._invalid:
             return
+        self._state.heard(args)
         try:
             if name == "kill":
                 self._engage_kill(inbox.parse(KillSignal, args))
@@ -681,6 +710,7 @@ class AgentRun:
 
     @workflow.update(dynamic=True, description='Choose "Custom" and type the name. `decide`: paste what `remit sign` prints.')
     async def on_update(self, name: str, args: Sequence[RawValue]) -> Decided:
+        self._state.heard(args)
         try:
             approval = await self._count(self._decide_request(name, args))
         except ApprovalRefused as e:
@@ -698,7 +728,9 @@ class AgentRun:
     def _validate_update(self, name: str, args: Sequence[RawValue]) -> None:
         try:
             request = self._decide_request(name, args)
-            if not inbox.stranger(self._state, request):
+            inbox.known(self._state, request)
+            # What is refused here leaves no trace. A decision on an approval of this run does, until there are enough of them.
+            if self._state.refused_total >= MAX_REFUSED and not inbox.stranger(self._state, request):
                 inbox.verified(self._state, self._run_id, request, self._now(), registry.current())
         except ApprovalRefused as e:
             raise ApplicationError(e.message, type=e.reason, non_retryable=True) from None
@@ -738,10 +770,6 @@ class AgentRun:
     def capsule(self) -> Capsule:
         return self._capsule
 
-    def _full(self) -> bool:
-        """Whether this history should end soon, and the run go on in a new one."""
-        return workflow.info().is_continue_as_new_suggested()
-
     # ---- small helpers ------------------------------------------------------------------------------------------
 
     def _ready(self) -> RunState:
@@ -758,6 +786,12 @@ class AgentRun:
 
     def _now(self) -> int:
         return int(workflow.now().timestamp())
+
+    @property
+    def share(self) -> Priority:
+        """Whose work this is, among all that waits for a worker."""
+        capsule = self._state.capsule
+        return options.share(self._state.start.agent, *((capsule.priority, capsule.weight) if capsule else ()))
 
     def _check(self) -> None:
         """After each await of the plan: a write that was cancelled may still have answered, and must not lead on."""
@@ -789,6 +823,12 @@ class AgentRun:
                     updates.append(REMIT_SUBJECT.value_set(subject_tag(state.capsule.subject)))
         workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType]
         self._published = now
+
+
+def _lost(args: Sequence[Any]) -> str:
+    """Why an input couldn't be had from external storage; empty if each could."""
+    lost = (a.payload for a in args if isinstance(a, RawValue) and a.payload.metadata.get("encoding") == LOST.encode())
+    return next((payload.data.decode(errors="replace")[:500] for payload in lost), "")
 
 
 def _continued(info: workflow.Info) -> bool:

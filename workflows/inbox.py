@@ -13,9 +13,10 @@ from policies.bundle import explain
 from policies.errors import ApprovalRefused, ToolRefusal
 from policies.models import Frozen
 from tools.catalog import Catalog
+from workflows.messages import ENCRYPTED
 from workflows.state import RunState
 
-__all__ = ["DecideSignal", "KillSignal", "PauseSignal", "count_decision", "parse", "stranger", "verified"]
+__all__ = ["DecideSignal", "KillSignal", "PauseSignal", "count_decision", "known", "parse", "stranger", "verified"]
 
 MAX_BYTES = 16_384
 MAX_EDITS = 10
@@ -56,7 +57,10 @@ def parse(model: type[T], args: Sequence[RawValue]) -> T:
     """
     if len(args) != 1:
         raise ApprovalRefused("malformed", f"Expected one JSON object, got {len(args)} inputs.")
-    data = args[0].payload.data
+    payload = args[0].payload
+    if payload.metadata.get("encoding") == ENCRYPTED:
+        raise ApprovalRefused("malformed", "The payload is encrypted, but not with a key that the worker has.")
+    data = payload.data
     if len(data) > MAX_BYTES:
         raise ApprovalRefused("too_large", f"The payload is over {MAX_BYTES} bytes.")
     try:
@@ -71,6 +75,18 @@ def stranger(state: RunState, request: DecideSignal) -> str:
     return "" if state.directory.by_key(kid) else kid
 
 
+def known(state: RunState, request: DecideSignal) -> Approval:
+    """The approval that `request` is about.
+
+    Raises:
+        ApprovalRefused: `unknown_approval`.
+    """
+    approval = state.approvals.get(request.approval_id)
+    if approval is None or state.capsule is None:
+        raise ApprovalRefused("unknown_approval", f"There is no approval `{request.approval_id}` in this run.")
+    return approval
+
+
 def verified(
     state: RunState, run_id: str, request: DecideSignal, now: int, catalog: Catalog
 ) -> tuple[Approval, ApprovalDecision]:
@@ -79,9 +95,8 @@ def verified(
     Raises:
         ApprovalRefused: it doesn't count.
     """
-    approval = state.approvals.get(request.approval_id)
-    if approval is None or state.capsule is None:
-        raise ApprovalRefused("unknown_approval", f"There is no approval `{request.approval_id}` in this run.")
+    approval = known(state, request)
+    assert state.capsule
     decision = approvals.verify_decision(
         request.decision_jws,
         request=approval.request,

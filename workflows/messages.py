@@ -25,10 +25,15 @@ from policies.models import (
     UsageLimits,
 )
 from policies.routing import Route
+from tools.results import READ_MORE
 
 __all__ = [
     "AGENT_RUN",
+    "ENCRYPTED",
+    "ENCRYPTION_KEY",
     "FINAL_ANSWER",
+    "LOST",
+    "PROVIDER_BUSY",
     "REMIT_AGENT",
     "REMIT_AWAITING_APPROVAL",
     "REMIT_COST_USD",
@@ -80,7 +85,15 @@ __all__ = [
 AGENT_RUN = "AgentRun"
 FINAL_ANSWER = "final_answer"
 """The tool with which a model ends a run; offered to every agent, and carried out by the workflow itself."""
+LOST = "remit/lost"
+"""Encoding of a payload in the place of one that external storage hasn't got; its data says so in one sentence."""
 TASK_QUEUE = "remit"
+PROVIDER_BUSY = "provider_busy"
+"""How `call_model` fails when the provider's limits left it no turn: nothing was sent, and the run asks again."""
+ENCRYPTED = b"binary/remit-encrypted"
+"""The `encoding` of a payload that the codec encrypted; one that still has it when it is read couldn't be decrypted."""
+ENCRYPTION_KEY = "encryption-key-id"
+"""The metadata that names its key."""
 
 REMIT_AGENT = SearchAttributeKey.for_keyword("RemitAgent")
 REMIT_STATUS = SearchAttributeKey.for_keyword("RemitStatus")
@@ -225,12 +238,17 @@ class PauseState(Frozen):
     since: int = 0
 
 
+_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused")
+
+
 class Capsule(Frozen):
     """Everything a run is pinned to, fixed at admission and held once in its history. Times are Unix seconds.
 
     Attributes:
         capability: the first one of the run, for its reads; the proof that a worker admitted it.
         paused: the pause that it was admitted under.
+        priority, weight: the agent's place among those that wait for a worker, as its `agent.toml` says.
+        history_events: how many events fill a history, so that the run goes on in a new one.
     """
 
     run_id: str
@@ -252,12 +270,15 @@ class Capsule(Frozen):
     capability: Minted | None = None
     delegations: tuple[Delegation, ...] = ()
     paused: PauseState | None = None
+    priority: int | None = None
+    weight: int | None = None
+    history_events: int | None = None
 
     @cached_property
     def digest(self) -> str:
         content = self.model_dump(mode="json")
         # Absent, they don't count: a capsule from before they existed keeps its digest.
-        return digest({k: v for k, v in content.items() if v or k not in ("capability", "delegations", "paused")})
+        return digest({k: v for k, v in content.items() if v or k not in _ADDED})
 
     def delegation(self, tool: str) -> Delegation | None:
         """The permission to use `tool` that a person gave for this run."""
@@ -277,6 +298,12 @@ class Capsule(Frozen):
     def write_limits(self) -> WriteLimits:
         """How many writes the pinned bundle lets through."""
         return self.bundle.limits().writes
+
+    @cached_property
+    def result_bytes(self) -> int | None:
+        """The longest result that the model is shown whole; None in a run that was admitted before it could read on."""
+        pages = any(t.name == READ_MORE for t in self.tools)
+        return self.bundle.limits().results.bytes if pages else None
 
 
 class Admission(Frozen):
@@ -316,6 +343,7 @@ class CallModel(Frozen):
         capsule: digest of the run's capsule.
         window: what of them the model is shown; all when None.
         summarise: instead of taking a turn, the model sums up what it is shown before this message.
+        paging: whether the run has a result that the model may read on in.
     """
 
     cursor: int
@@ -325,10 +353,16 @@ class CallModel(Frozen):
     step: int
     window: Window | None = None
     summarise: int | None = None
+    paging: bool = False
 
 
 class ModelTurn(Frozen):
-    """What a model call gave, what it cost and which exact request it answered."""
+    """What a model call gave, what it cost and which exact request it answered.
+
+    Attributes:
+        provider, model: those that answered, whose price it is.
+        fallback_from: the provider that should have answered, if another one did; and why, as in `openai: down`.
+    """
 
     message: AssistantMessage
     usage: TokenUsage
@@ -338,6 +372,7 @@ class ModelTurn(Frozen):
     price_digest: str
     request_digest: str
     latency_ms: int
+    fallback_from: str = ""
 
 
 class RecordedFacts(Frozen):
@@ -353,7 +388,12 @@ class RecordedFacts(Frozen):
 
 
 class ReadTool(Frozen):
-    """Input of `read_tool`: a read, with all that binds it. `slot` is where its result goes in the transcript."""
+    """Input of `read_tool`: a read, with all that binds it.
+
+    Attributes:
+        slot: where its result goes in the transcript.
+        result_bytes: the longest result that the model is shown whole; None for any.
+    """
 
     capsule: str
     subject: str
@@ -363,6 +403,7 @@ class ReadTool(Frozen):
     call_id: str
     slot: int
     capability: str = ""
+    result_bytes: int | None = None
 
 
 class ExecuteTool(Frozen):
@@ -425,6 +466,7 @@ class ToolOutcome(Frozen):
         attempt: which try of the activity answered, from 1.
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
         paused: set with `paused`: the pause that nothing was written for.
+        ref: where the whole of a result lies that was too long to show.
     """
 
     status: Literal["done", "refused", "approval_required", "killed", "indeterminate", "paused"]
@@ -433,6 +475,7 @@ class ToolOutcome(Frozen):
     attempt: int = 1
     subject_sum_cents: int | None = None
     paused: PauseState | None = None
+    ref: str = ""
 
 
 class WriteKill(Frozen):
@@ -576,6 +619,7 @@ class RunSummary(Frozen):
 
     Attributes:
         judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
+        fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         segments: where earlier calls and approvals of a long run are described.
     """
 
@@ -601,4 +645,6 @@ class RunSummary(Frozen):
     kill: KillState = Field(default_factory=KillState)
     pauses: tuple[PauseState, ...] = ()
     judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
+    fallbacks: int = 0
+    fell_back_from: str = ""
     segments: tuple[Segment, ...] = ()

@@ -1,9 +1,10 @@
-"""Timeouts and retry caps of each class of activity, in one place."""
+"""Timeouts and retry caps of each class of activity, and whose turn it is when they wait, in one place."""
 
+import hashlib
 from datetime import timedelta
 from typing import TypedDict
 
-from temporalio.common import RetryPolicy
+from temporalio.common import Priority, RetryPolicy
 from temporalio.workflow import ActivityCancellationType
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "TELL",
     "ActivityOptions",
     "LocalOptions",
+    "share",
     "slow_read",
     "write",
 ]
@@ -31,6 +33,20 @@ class LocalOptions(TypedDict):
 class ActivityOptions(LocalOptions, total=False):
     heartbeat_timeout: timedelta
     cancellation_type: ActivityCancellationType
+
+
+FIRST, MIDDLE = 1, 3
+MAX_KEY_BYTES = 64
+
+
+def share(agent: str, priority: int | None = None, weight: int | None = None) -> Priority:
+    """The place of an agent's work among all that waits for a worker.
+
+    All fields are set, so that an activity takes nothing from what somebody claimed for the workflow when they started it.
+    """
+    raw = agent.encode()
+    key = agent if len(raw) <= MAX_KEY_BYTES else hashlib.sha256(raw).hexdigest()
+    return Priority(priority_key=priority or MIDDLE, fairness_key=key, fairness_weight=float(weight or 1))
 
 
 def _retry(attempts: int, *, initial: float = 0.5, longest: float = 10.0) -> RetryPolicy:

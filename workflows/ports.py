@@ -1,8 +1,10 @@
 """Typed stubs of the activities: all that workflow code may call. A test compares each with its implementation."""
 
-from typing import TypeVar
+from dataclasses import replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 from temporalio import workflow
+from temporalio.common import Priority
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from policies.identity import Directory
@@ -47,16 +49,30 @@ __all__ = [
 T = TypeVar("T")
 
 
+@runtime_checkable
+class Shared(Protocol):
+    """A workflow that says whose work its activities are."""
+
+    @property
+    def share(self) -> Priority: ...
+
+
 async def admit(arg: Admission, *, summary: str) -> Capsule:
-    return await workflow.execute_activity("admit", arg, result_type=Capsule, summary=summary, **options.ADMIT)
+    return await workflow.execute_activity(
+        "admit", arg, result_type=Capsule, summary=summary, priority=_share(), **options.ADMIT
+    )
 
 
 async def archive(arg: Archive, *, summary: str) -> Segment:
-    return await workflow.execute_activity("archive", arg, result_type=Segment, summary=summary, **options.ARCHIVE)
+    return await workflow.execute_activity(
+        "archive", arg, result_type=Segment, summary=summary, priority=_share(), **options.ARCHIVE
+    )
 
 
 async def call_model(arg: CallModel, *, summary: str) -> ModelTurn:
-    return await workflow.execute_activity("call_model", arg, result_type=ModelTurn, summary=summary, **options.MODEL)
+    return await workflow.execute_activity(
+        "call_model", arg, result_type=ModelTurn, summary=summary, priority=_share(), **options.MODEL
+    )
 
 
 async def mint_capability(arg: MintCapability, *, summary: str) -> Minted:
@@ -68,29 +84,42 @@ async def read_facts(arg: ReadFacts, *, summary: str) -> RecordedFacts:
 
 
 async def read_people(arg: ReadPeople, *, summary: str) -> Directory:
-    return await workflow.execute_activity("read_people", arg, result_type=Directory, summary=summary, **options.ADMIT)
+    return await workflow.execute_activity(
+        "read_people", arg, result_type=Directory, summary=summary, priority=_share(), **options.ADMIT
+    )
 
 
 async def read_tool(arg: ReadTool, *, fast: bool, attempts: int, summary: str) -> ToolOutcome:
     if fast:
         return await _local("read_tool", arg, ToolOutcome, summary, options.READ)
     return await workflow.execute_activity(
-        "read_tool", arg, result_type=ToolOutcome, summary=summary, **options.slow_read(attempts)
+        "read_tool", arg, result_type=ToolOutcome, summary=summary, priority=_share(), **options.slow_read(attempts)
     )
 
 
 async def execute_tool(arg: ExecuteTool, *, attempts: int, summary: str) -> ToolOutcome:
     return await workflow.execute_activity(
-        "execute_tool", arg, result_type=ToolOutcome, summary=summary, **options.write(attempts)
+        "execute_tool", arg, result_type=ToolOutcome, summary=summary, priority=_share(), **options.write(attempts)
     )
 
 
 async def write_kill(arg: WriteKill, *, summary: str) -> KillState:
-    return await workflow.execute_activity("write_kill", arg, result_type=KillState, summary=summary, **options.KILL)
+    # G4: an off switch waits behind nobody, its own agent's flood included.
+    first = replace(_share(), priority_key=options.FIRST)
+    return await workflow.execute_activity(
+        "write_kill", arg, result_type=KillState, summary=summary, priority=first, **options.KILL
+    )
 
 
 async def give_up(arg: ExecuteTool, *, summary: str) -> ToolOutcome:
-    return await workflow.execute_activity("give_up", arg, result_type=ToolOutcome, summary=summary, **options.GIVE_UP)
+    return await workflow.execute_activity(
+        "give_up", arg, result_type=ToolOutcome, summary=summary, priority=_share(), **options.GIVE_UP
+    )
+
+
+def _share() -> Priority:
+    run: object = workflow.instance() if workflow.in_workflow() else None
+    return run.share if isinstance(run, Shared) else Priority.default
 
 
 async def confirm_kill(arg: ConfirmKill, *, summary: str) -> KillState:
@@ -98,15 +127,22 @@ async def confirm_kill(arg: ConfirmKill, *, summary: str) -> KillState:
 
 
 async def apply_switches(arg: ApplySwitches, *, summary: str) -> Applied:
-    return await workflow.execute_activity("apply_switches", arg, result_type=Applied, summary=summary, **options.KILL)
+    first = Priority(priority_key=options.FIRST)
+    return await workflow.execute_activity(
+        "apply_switches", arg, result_type=Applied, summary=summary, priority=first, **options.KILL
+    )
 
 
 async def tell_runs(arg: TellAll, *, summary: str) -> ToldAll:
-    return await workflow.execute_activity("tell_runs", arg, result_type=ToldAll, summary=summary, **options.TELL)
+    return await workflow.execute_activity(
+        "tell_runs", arg, result_type=ToldAll, summary=summary, priority=_share(), **options.TELL
+    )
 
 
 async def report_switch(arg: ReportSwitch, *, summary: str) -> SwitchReport:
-    return await workflow.execute_activity("report_switch", arg, result_type=SwitchReport, summary=summary, **options.REPORT)
+    return await workflow.execute_activity(
+        "report_switch", arg, result_type=SwitchReport, summary=summary, priority=_share(), **options.REPORT
+    )
 
 
 async def _local(name: str, arg: object, result: type[T], summary: str, how: options.LocalOptions) -> T:

@@ -1,9 +1,10 @@
-"""The state of a run and its transitions: all that survives a continue-as-new. Pure; knows nothing of Temporal."""
+"""The state of a run and its transitions: all that survives a continue-as-new. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, ValidationError
+from temporalio.common import RawValue
 
 from policies.approvals import Approval
 from policies.bundle import ApprovalRules, ContextRules, explain
@@ -38,6 +39,13 @@ MAX_REFUSED = 20
 PAGE_BYTES = 400_000
 ARCHIVE_BYTES = 256_000
 """A transcript shorter than this goes on in the state of the next history, and needs no storage."""
+HISTORY_EVENTS = 6_000
+"""How many events fill a history when the capsule doesn't say."""
+HISTORY_BYTES = 4_000_000
+"""How much text fills it. Temporal ends a run at 51,200 events or 50 MB. Open runs depend on both: another value is another
+behaviour on replay."""
+MESSAGE_EVENTS = 8  # a model call is six; a write with its facts, capability and approval some sixteen; a fast read two
+SIGNAL_EVENTS = 5  # an update, each in a workflow task of its own; a signal is fewer
 MAX_IDENTICAL = 2_000
 MAX_NONCES = 1_000
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
@@ -95,7 +103,9 @@ class RunState(BaseModel):
         resumed: epochs at which pauses ended, by scope: one that is older has ended too, whenever it is heard of.
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
+        refs: results of this run that were too long to show; the model may read on in them, and in no others.
         deadline: Unix seconds at which the run's wall time is over.
+        fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         turn: the turn that an earlier history left open.
         starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
         context_tokens: input tokens of the latest model call, until the conversation is compacted.
@@ -129,6 +139,7 @@ class RunState(BaseModel):
     resumed: dict[str, int] = Field(default_factory=dict[str, int])
     people: Directory | None = None
     capability: Minted | None = None
+    refs: list[str] = Field(default_factory=list[str])
     deadline: int = 0
     turn: OpenTurn | None = None
     segments: list[Segment] = Field(default_factory=list[Segment])
@@ -137,6 +148,10 @@ class RunState(BaseModel):
     context_tokens: int = 0
     stopped_by: str = ""
     summary: str = ""
+    fallbacks: int = 0
+    fell_back_from: str = ""
+    _events: int = PrivateAttr(default=0)  # of this history only
+    _bytes: int = PrivateAttr(default=0)
 
     @classmethod
     def of(cls, args: Sequence[object], *, continued: bool) -> "RunState":
@@ -163,6 +178,25 @@ class RunState(BaseModel):
         text = message.model_dump_json()
         self.messages.append(text)
         self.head = chain(self.head, text)
+        self._spend(MESSAGE_EVENTS, len(text))
+
+    def heard(self, args: Sequence[RawValue]) -> None:
+        """A signal or an update came, whatever is in it."""
+        self._spend(SIGNAL_EVENTS, sum(len(a.payload.data) for a in args))
+
+    def _spend(self, events: int, size: int) -> None:
+        self._events += events
+        self._bytes += size
+
+    @property
+    def full(self) -> bool:
+        """Whether this history should end soon, and the run go on in a new one: by our own count.
+
+        The server's own hint differs on replay: while a local activity outlasts a workflow task, the run is told the hint of
+        that task, and on replay the hint of a later one.
+        """
+        events = (self.capsule and self.capsule.history_events) or HISTORY_EVENTS
+        return self._events >= events or self._bytes >= HISTORY_BYTES
 
     def began(self, rules: ContextRules, input_tokens: int) -> None:
         """A turn is about to start; the model call that made it took `input_tokens`."""
@@ -333,6 +367,8 @@ class RunState(BaseModel):
             kill=self.kill,
             pauses=tuple(self.pauses.values()),
             judged=self.judged,
+            fallbacks=self.fallbacks,
+            fell_back_from=self.fell_back_from,
             segments=tuple(self.segments),
         )
 

@@ -12,6 +12,7 @@ from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
 from policies.models import ActionFacts, Money, ResourceRef, Verdict
 from tools.catalog import Catalog
+from tools.results import READ_MORE
 from tools.spec import Arguments, ToolSpec
 from workflows.action import action_of, facts_of
 from workflows.messages import (
@@ -101,7 +102,10 @@ class Turn:
         call = Call(index=index, slot=self.state.length + 1 + index, request=request)
         try:
             spec = self._granted(request.name)
-            return replace(call, bound=Bound(spec, spec.parse(request.arguments)))
+            bound = Bound(spec, spec.parse(request.arguments))
+            if spec.name == READ_MORE and bound.resource.id not in self.state.refs:
+                raise ToolRefusal("unknown_ref", f"This run has no result `{bound.resource.id}`.")
+            return replace(call, bound=bound)
         except ToolRefusal as e:
             return replace(call, refusal=e)
 
@@ -252,6 +256,7 @@ class Turn:
             call_id=call.request.id,
             slot=call.slot,
             capability=self.state.capability_id,
+            result_bytes=capsule.result_bytes,
         )
 
     def write(self, call: Call, bound: Bound, approval: approvals.Approval | None) -> ExecuteTool:
@@ -281,6 +286,8 @@ class Turn:
         if outcome.status == "done":
             state.succeeded(name)
             content = outcome.content
+            if outcome.ref and outcome.ref not in state.refs:
+                state.refs.append(outcome.ref)
             state.tainted = state.tainted or bool(bound and bound.spec.untrusted)
         else:
             state.failed(name, outcome.attempt)

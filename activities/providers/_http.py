@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import NoReturn, cast
+from weakref import WeakKeyDictionary
 
 from activities.providers.base import ProviderError
 from policies.errors import MissingKey
@@ -60,9 +60,19 @@ def checked_key(key: str, variable: str) -> str:
 
 
 def remembered(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]:
-    """`render` with its latest results kept, so that a step costs what its new messages cost."""
-    # The cast, for pydantic gives frozen models their hash where a type checker can't see it.
-    return cast("Callable[[Message], bytes]", lru_cache(maxsize=2048)(render))
+    """`render` with its results kept as long as their messages, so that a step costs what its new messages cost.
+
+    A cache of a certain size would be worth nothing once the transcripts of all runs together are larger.
+    """
+    kept: WeakKeyDictionary[Message, bytes] = WeakKeyDictionary()
+
+    def rendered(message: Message) -> bytes:
+        found = kept.get(message)
+        if found is None:
+            found = kept[message] = render(message)
+        return found
+
+    return rendered
 
 
 def refused(status: int, headers: Mapping[str, str], body: object, *, key: str) -> ProviderError:

@@ -254,7 +254,10 @@ def _compromised(model: CompromisedModel, gates: dict[str, Gate]) -> Generator[N
     async def invoice(self: Sandbox, invoice_id: str) -> Any:
         if (gate := gates.get(invoice_id)) and activity.info().activity_type == "execute_tool":
             gate.reached.set()
-            await gate.opened.wait()
+            while not gate.opened.is_set():
+                # The kill cancels the activity, too, sooner or later: here it arrives too late, whatever the machine does.
+                with suppress(asyncio.CancelledError):
+                    await gate.opened.wait()
         return await original(self, invoice_id)
 
     def providers(*_: object) -> dict[str, ModelProvider]:
@@ -267,12 +270,13 @@ def _compromised(model: CompromisedModel, gates: dict[str, Gate]) -> Generator[N
 
 
 def _app(home: Path) -> Path:
-    """The attacked agents, with today's refund policy but for its escalation: their approvals expire within seconds."""
+    """The attacked agents, with today's policies but for their escalation: their approvals expire within seconds."""
     app = home / "app"
     shutil.copytree(APP, app)
-    shipped, bundle = ROOT / "policies/bundles/refunds_v7", app / "policies/bundles/refunds_unescalated"
-    shutil.copytree(shipped, bundle)
-    (bundle / "limits.toml").write_text((shipped / "limits.toml").read_text().partition("[[approvals.escalation]]")[0])
+    for name in ("refunds_v7", "support_v1", "incidents_v1"):
+        shipped, bundle = ROOT / "policies/bundles" / name, app / "policies/bundles" / f"{name.partition('_')[0]}_unescalated"
+        shutil.copytree(shipped, bundle)
+        (bundle / "limits.toml").write_text((shipped / "limits.toml").read_text().partition("[[approvals.escalation]]")[0])
     return app
 
 

@@ -146,7 +146,7 @@ async def an_approval_that_was_too_late_or_not_alone(a: Arena) -> None:
         await a.closed("bypass", me, run)
         capsule: dict[str, Any] = await run.query("capsule")  # pyright: ignore[reportAssignmentType]
         later = approval.request.model_copy(update={"expires_at": approval.request.expires_at + 3600})
-        decision = _decision("ana@example.com", token, json.loads(_payload(token))["nonce"], approval.request.requested_at)
+        decision = _decision("ana@example.com", token, json.loads(payload_of(token))["nonce"], approval.request.requested_at)
         signed = {"request": later.model_dump(mode="json"), "status": "approved", "decisions": [decision]}
         await a.direct("bypass", [("execute_tool", past_the_workflow(capsule, made, step=0, approval=signed))], capsule=capsule)
 
@@ -223,6 +223,6 @@ def _decision(sub: str, token: str, nonce: str, at: int) -> dict[str, Any]:
     return {"sub": sub, "decision": "approve", "reason": "", "nonce": nonce, "decided_at": at, "decision_jws": token}
 
 
-def _payload(token: str) -> bytes:
+def payload_of(token: str) -> bytes:
     text = token.split(".")[1]
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))

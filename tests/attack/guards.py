@@ -80,8 +80,18 @@ def _ledger_reservation(patch: pytest.MonkeyPatch) -> None:
 
 
 def _kill_check(patch: pytest.MonkeyPatch) -> None:
-    """`_killed`: neither a reservation nor the moment before sending looks at the off switches."""
+    """`_killed`, before a reservation and before sending, and the epochs by which a kill ends capabilities."""
+    standing = Ledger.standing
+
+    def alive(self: Ledger, name: str, run_id: str) -> tuple[bool, int]:
+        return standing(self, name, run_id)[0], 0
+
+    def none(*_: object) -> int:
+        return 0
+
     patch.setattr(store, "_killed", _nothing)
+    patch.setattr(Ledger, "standing", alive)
+    patch.setattr(Ledger, "epoch", none)
 
 
 def _cedar_schema(patch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,8 @@ __all__ = ["SCENES", "Scene", "past_the_workflow", "reset"]
 
 Scene = Callable[[Arena], Awaitable[None]]
 SCENES: list[Scene] = []
+KILLED = 9
+"""Runs that are killed while a write of theirs is on its way."""
 
 
 def scene(function: Scene) -> Scene:
@@ -396,17 +398,21 @@ async def visible_notes(a: Arena) -> None:
 async def killed_between_approval_and_reservation(a: Arena) -> None:
     """The write is on its way and the vendor is slow; the kill is acknowledged; then the vendor answers."""
     stories: list[tuple[Customer, Run, Gate]] = []
-    for _ in range(3):
+    for _ in range(KILLED):
         me = a.world.take()
         gate = a.gates[me.invoices[WHALE]] = Gate()
         run = await a.start("kill", me, said(refund(me, WHALE, 1000)), said(refund(me, HUGE, 1000)), agent="billing-resolution")
         stories.append((me, run, gate))
-    for me, run, gate in stories:
-        await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
-        await a.kill(run, a.authority("kill", me, "billing-resolution"))
-        gate.opened.set()
-    for me, run, _ in stories:
+
+    async def stop(me: Customer, run: Run, gate: Gate) -> None:
+        try:
+            await asyncio.wait_for(gate.reached.wait(), PATIENCE_SECONDS)
+            await a.kill(run, a.authority("kill", me, "billing-resolution"))
+        finally:
+            gate.opened.set()
         await a.closed("kill", me, run)
+
+    await asyncio.gather(*(stop(*story) for story in stories))
 
 
 @scene

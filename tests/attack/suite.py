@@ -9,7 +9,7 @@ from pathlib import Path
 
 from temporalio.client import Client
 
-from tests.attack import benign, bypass
+from tests.attack import benign, bypass, minting
 from tests.attack.arena import MAY, Arena, arena, said
 from tests.attack.benign import TASKS, Task
 from tests.attack.corpus import RAW, Proposal, resolve
@@ -83,11 +83,11 @@ async def attack(
         tasks: the honest tasks that go on meanwhile.
     """
     started = time.monotonic()
-    chosen = [*SCENES, *bypass.SCENES] if scenes is None else scenes
+    chosen = [*SCENES, *bypass.SCENES, *minting.SCENES] if scenes is None else scenes
     runs = max(1, len(proposals) // CALLS_A_RUN)
     victims = max(4, runs // 3)
     home.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  (before anything runs)
-    async with arena(client, home, customers=60 + victims, alerts=8 + victims, seed=seed) as a:
+    async with arena(client, home, customers=100 + victims, alerts=8 + victims, seed=seed) as a:
         free = asyncio.Semaphore(AT_ONCE)
 
         async def play(name: str, story: Callable[[], Awaitable[object]]) -> object:

@@ -34,9 +34,8 @@ def test_a_fleet_is_stopped_and_let_go_by_two(own: Console) -> None:
         "0 writes were in flight.",
         "0 writes were reserved after it, as the ledger counts.",
     ]
-    own.sh(
-        f'for i in $(seq 100); do remit show {run_id} --json | grep -q \'"status": "killed"\' && exit 0; sleep 0.1; done; exit 1'
-    )
+    look = f'remit show {run_id} --json | grep -q \'"status": "killed"\''
+    own.sh(f"for i in $(seq 100); do {look} && exit 0; sleep 0.1; done; exit 1")
     assert "Wrong prices." in own.remit("switches").out
     refused = own.remit(
         "run", "support-triage", "--inputs", '{"ticket_id": "T-1011"}', "--script", "demo/scripts.json#t-1011", code=1

@@ -16,8 +16,9 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
+from activities.results import StoredResults
 from activities.runs import Runs
-from activities.storage import storage_at
+from activities.storage import FolderStorage, storage_at
 from activities.tool import ToolActivities
 from policies.approvals import Approval, decision_payload
 from policies.errors import ApprovalRefused
@@ -235,9 +236,9 @@ async def beside(engine: Engine, tmp_path: Path) -> AsyncGenerator[BesideTheWrit
     runs = Runs(storage_at(engine.settings.storage_place))
     runs.admitted(capsule)
     given = ExecuteTool.model_validate_json(base64.b64decode(data))
-    yield BesideTheWrite(
-        given, ToolActivities(runs, ledger, capabilities, CATALOG, {Billing: shop}, engine.issuer.ensure), business, run.id
-    )
+    results = StoredResults(FolderStorage(tmp_path / "other-storage"))
+    activities = ToolActivities(runs, ledger, capabilities, CATALOG, {Billing: shop}, engine.issuer.ensure, results)
+    yield BesideTheWrite(given, activities, business, run.id)
     ledger.close()
 
 

@@ -15,10 +15,11 @@ import pytest
 from temporalio import workflow
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.capabilities import Capabilities
 from activities.ledger.store import Capability
 from policies.approvals import action_digest
 from policies.capability import Grant, sign
-from policies.errors import ToolRefusal
+from policies.errors import ToolRefusal, Unavailable
 from policies.models import Money
 from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
@@ -109,6 +110,26 @@ async def test_the_ledger_counts_the_writes_of_a_run(library: Path, engine: Engi
     done = await engine.run([SMALL, reply, final()])
     assert [(c.status, c.reason) for c in done.calls] == [("done", ""), ("refused", "too_many_writes")]
     assert engine.rows("reply_drafts") == []
+
+
+@pytest.mark.parametrize(("late", "status", "reason", "refunds"), [(1, "done", "", 1), (99, "refused", "unavailable", 0)])
+async def test_a_check_that_took_too_long_is_no_refusal(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, late: int, status: str, reason: str, refunds: int
+) -> None:
+    """The next attempt checks again; only after the last one is the write refused, and then nothing was written."""
+    check, left = Capabilities.check_write, [None] * late
+
+    def slow(self: Capabilities, *given: Any) -> None:
+        if left:
+            left.pop()
+            raise Unavailable("The capability couldn't be checked in time.")
+        check(self, *given)
+
+    monkeypatch.setattr(Capabilities, "check_write", slow)
+    done = await engine.run([SMALL, final()])
+    assert [(c.status, c.reason) for c in done.calls] == [(status, reason)]
+    assert len(engine.rows("refunds")) == refunds
+    assert [e.state for e in engine.effects()] == ["done"] * refunds
 
 
 # ---- others who may run workflows in the namespace ----------------------------------------------------------------------

@@ -352,8 +352,9 @@ async def test_ten_thousand_signals_lose_nothing(flooded: Engine) -> None:
         async with asyncio.timeout(60):
             while (found := await fleet.control()).accepted["kill"] + found.refused_total < first + wave + 2 + first // wave:
                 await asyncio.sleep(0.1)
-            while (found := await fleet.control()).waiting:
+            while (await fleet.control()).waiting:
                 await asyncio.sleep(0.1)
+    found = await fleet.control()
     good = {f"tool:t{n}" for n in range(total) if n % 10}
     assert {*current(flooded.ledger)} == good | {f"tool:u{n}" for n in range(total // wave)} | {"tool:first"}
     assert (found.accepted["kill"], found.refused_total) == (len(good) + 21, total // 10)

@@ -8,6 +8,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.capabilities import Capabilities
 from activities.ledger import people
+from activities.results import StoredResults
 from activities.runs import Runs
 from activities.storage import storage_at
 from activities.tool import ToolActivities
@@ -104,7 +105,8 @@ async def test_the_retry_of_a_done_write_gets_its_result(engine: Engine, directo
     business = Sandbox(engine.settings.business_path)
     keys = RootKeys(engine.settings.root_keys_path, env="dev")
     capabilities = Capabilities(engine.ledger, keys, f"{engine.client.namespace}/{engine.settings.task_queue}", 600)
-    tool = ToolActivities(runs, engine.ledger, capabilities, CATALOG, {Billing: business}, directory)  # type: ignore[arg-type]
+    kept = StoredResults(storage_at(engine.settings.storage_place))
+    tool = ToolActivities(runs, engine.ledger, capabilities, CATALOG, {Billing: business}, directory, kept)  # type: ignore[arg-type]
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_id=run)
     again: ToolOutcome = await environment.run(tool.execute_tool, given)

@@ -22,9 +22,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from policies.approvals import ApprovalRequest, DecisionClaims, decision_payload, sign_decision
+from policies.errors import ApprovalRefused
 from remit.embedded import TemporalServer, WorkerProcess, free_port
 from tests.engine import Engine, call, final, turn
+from workflows import inbox
 from workflows.messages import RunResult
+from workflows.state import MAX_REFUSED
 
 REFUND = [turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate")), final()]
 START = {"agent": "billing-resolution", "inputs": {"ticket_id": "T-1001"}}
@@ -97,6 +100,15 @@ async def park(engine: Engine) -> Parked:
     summary = await engine.pending(run.id)
     _, genuine = await engine.token(run.id, "ana")
     return Parked(engine, run.id, summary.run_id, summary.approvals[0].request, genuine)
+
+
+def is_a_decision(args: Sequence[RawValue]) -> bool:
+    """Whether `args` have the form of a decision, whatever it is worth."""
+    try:
+        inbox.parse(inbox.DecideSignal, args)
+    except ApprovalRefused:
+        return False
+    return True
 
 
 Make = Callable[[Parked], Sequence[RawValue]]
@@ -212,14 +224,28 @@ async def test_a_signalled_decision_that_does_not_count_is_refused_and_counted(e
 
 @pytest.mark.parametrize("form", DECISIONS)
 async def test_an_update_that_does_not_count_is_refused_to_its_caller(engine: Engine, form: str) -> None:
-    """Whatever comes as update `decide`, the caller hears the reason at once and nothing enters the run."""
+    """Whatever comes as update `decide`, the caller hears the reason at once; a decision on what waits is recorded, too."""
     reason, make = DECISIONS[form]
     parked = await park(engine)
+    args = make(parked)
     with pytest.raises(WorkflowUpdateFailedError) as refused:
-        await parked.update("decide", make(parked))
+        await parked.update("decide", args)
     assert isinstance(refused.value.cause, ApplicationError)
     assert (refused.value.cause.type, refused.value.cause.message[-1]) == (reason, ".")
-    await goes_on(parked, refused=0)
+    await goes_on(parked, refused=int(is_a_decision(args) and reason != "unknown_approval"))
+
+
+async def test_a_flood_of_forged_updates_fills_no_history(engine: Engine) -> None:
+    """As many as the run shows are recorded; the others are refused to their callers and leave no event behind."""
+    parked = await park(engine)
+    before = len((await parked.handle.fetch_history()).events)
+    for _ in range(MAX_REFUSED + 10):
+        with pytest.raises(WorkflowUpdateFailedError):
+            await parked.update("decide", [parked.decision(parked.forged())])
+    summary = await engine.remit.status(parked.workflow_id)
+    assert summary.refused_total == MAX_REFUSED
+    assert len((await parked.handle.fetch_history()).events) <= before + 5 * MAX_REFUSED
+    await goes_on(parked, refused=MAX_REFUSED)
 
 
 @pytest.mark.parametrize("form", KILLS)

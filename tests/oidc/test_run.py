@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
@@ -68,6 +69,14 @@ async def waiting(engine: Engine, case: tuple[str, str, int], requester: str = "
     handle = await engine.start(refund(case), ticket=case[0], requester=requester)
     await engine.pending(handle.id)
     return handle.id
+
+
+async def withdrawn(engine: Engine) -> None:
+    """Wait until no key that was withdrawn counts any more: what comes in the second of its withdrawal stands."""
+    last = max(row.withdrawn_at or 0 for row in people.enrolled(engine.ledger)) // 1000
+    assert last
+    while int(time.time()) <= last:
+        await asyncio.sleep(0.05)
 
 
 async def test_two_people_who_logged_in_approve(engine: Engine, at: Desks) -> None:
@@ -187,6 +196,7 @@ async def test_a_login_that_ended_since_stands(engine: Engine, at: Desks) -> Non
     await bo.remit("approve", run)
     await ana.remit("logout")
     await bo.remit("logout")
+    await withdrawn(engine)
     await engine.remit.handle(run).signal("decide", stolen)
     done = await engine.closed(run)
     assert [(c.status, c.reason) for c in done.calls] == [("refused", "key_expired")]

@@ -1,6 +1,7 @@
 """Makes the histories that `test_replay.py` replays: `python -m tests.replay.record`. Only real runs, never written by hand.
 
-Record again only when a scenario is added. A history that today's code can't replay is what the test is there to find: then
+Each release has a folder of its own, which is left alone once it is released. Record again only when a scenario is added. A
+history that today's code can't replay is what the test is there to find: then
 the code needs `workflow.patched`, not the history a new recording.
 """
 
@@ -16,17 +17,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.testing import WorkflowEnvironment
 
-from remit.connection import CONVERTER
+from remit import __version__
 from remit.demo import DEMO, Ticket, tickets
-from remit.embedded import TemporalServer, WorkerProcess, temporal_binary
+from remit.embedded import TemporalServer, WorkerProcess
 from remit.scripts import read_script
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.messages import RunResult
 
-HISTORIES = Path(__file__).parent / "histories"
+HISTORIES = Path(__file__).parent / "histories" / __version__
 Run = WorkflowHandle[object, RunResult]
 
 
@@ -67,7 +67,7 @@ PEOPLE: dict[str, Callable[[Engine, Run], Awaitable[None]]] = {
 async def _crashing(engine: Engine, address: str) -> AsyncGenerator[None]:
     """Workers in processes of their own, the first of which dies between the refund and its record."""
     sandbox.arm(engine.settings.business_path, "refund", "in_1011", "crash_after_commit")
-    env = {"REMIT_TASK_QUEUE": engine.settings.task_queue}
+    env = {"REMIT_TASK_QUEUE": engine.settings.task_queue, "REMIT_DEPLOYMENT": "none"}
     first = WorkerProcess(engine.home, address, "first", env)
     second = None
     try:
@@ -104,17 +104,10 @@ async def _refused_start(client: Client, home: Path) -> None:
             await _store("refused_start", run)
 
 
-async def _continued(home: Path) -> None:
+async def _continued(client: Client, home: Path) -> None:
     """The last segment of a run that continued as new, with the state of the ones before as its input."""
-    suggest = ["--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=40"]
-    environment = await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
-        dev_server_existing_path=temporal_binary(),
-        dev_server_extra_args=suggest,
-        dev_server_log_level="error",
-        data_converter=CONVERTER,
-    )
     refund = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
-    async with environment, Engine(environment.client, home) as engine:
+    async with Engine(client, home, overrides={"history_events": 80}) as engine:
         reads = [turn(call("search_kb", query=f"zzz{n}")) for n in range(9)]
         run = await engine.start([*reads, refund, final()], ticket="T-1002")
         await _one(engine, run)
@@ -150,7 +143,7 @@ def _impersonal(value: Any) -> Any:
 
 
 async def record() -> None:
-    HISTORIES.mkdir(exist_ok=True)
+    HISTORIES.mkdir(parents=True, exist_ok=True)
     business = json.loads((DEMO / "business.json").read_text())
     with tempfile.TemporaryDirectory(prefix="remit-record-") as folder:
 
@@ -168,7 +161,7 @@ async def record() -> None:
                     print(ticket.scenario, flush=True)
             await _refused_start(client, home("refused_start"))
             await _edited(client, home("edited"))
-            await _continued(home("continued"))
+            await _continued(client, home("continued"))
         finally:
             server.stop()
 

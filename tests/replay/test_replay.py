@@ -11,13 +11,15 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
 
+from remit import __version__
 from remit.connection import CONVERTER
 from remit.demo import tickets
-from worker import runner
+from remit.sandbox import runner
 from workflows.agent_run import AgentRun
 
 HISTORIES = Path(__file__).parent / "histories"
-STORED = sorted(path.stem for path in HISTORIES.glob("*.json"))
+STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path in HISTORIES.glob("*/*.json"))
+"""As `RELEASE/SCENARIO`: every release's are replayed, for runs that it began are continued by today's code."""
 
 
 def replayer() -> Replayer:
@@ -30,8 +32,8 @@ def text(name: str) -> str:
 
 
 def test_every_scenario_of_the_demo_has_a_stored_history() -> None:
-    """A scenario without one is recorded with `python -m tests.replay.record`."""
-    assert {t.scenario for t in tickets() if t.scenario} <= set(STORED)
+    """One recorded by this release, with `python -m tests.replay.record`."""
+    assert {f"{__version__}/{t.scenario}" for t in tickets() if t.scenario} <= set(STORED)
 
 
 @pytest.mark.parametrize("name", STORED)
@@ -43,15 +45,15 @@ async def test_a_stored_history_replays(name: str) -> None:
 @pytest.mark.parametrize("activity", ["admit", "call_model", "execute_tool"])
 async def test_a_changed_history_is_detected(activity: str) -> None:
     """Code that asked for another activity than the recorded one wouldn't pass unnoticed."""
-    changed = text("auto_refund").replace(f'"name": "{activity}"', '"name": "another"')
-    assert changed != text("auto_refund")
+    changed = text(f"{__version__}/auto_refund").replace(f'"name": "{activity}"', '"name": "another"')
+    assert changed != text(f"{__version__}/auto_refund")
     with pytest.raises(NondeterminismError):
         await replayer().replay_workflow(WorkflowHistory.from_json("changed", changed))
 
 
 async def test_an_approval_that_was_tampered_with_is_detected() -> None:
     """The signature is verified on replay too: with another token, the refund of the history has nothing to stand on."""
-    history: dict[str, Any] = json.loads(text("one_approval"))
+    history: dict[str, Any] = json.loads(text(f"{__version__}/one_approval"))
     [accepted] = [e for e in history["events"] if "workflowExecutionUpdateAcceptedEventAttributes" in e]
     [payload] = accepted["workflowExecutionUpdateAcceptedEventAttributes"]["acceptedRequest"]["input"]["args"]["payloads"]
     decision: dict[str, str] = json.loads(base64.b64decode(payload["data"]))

@@ -406,6 +406,7 @@ def test_permission_changes_and_deletes_have_tiers_by_risk(
 
 
 GIVEN: dict[str, dict[str, object]] = {
+    "read_more": {"ref": "sha256:" + "0" * 64, "offset": 0},
     "add_account_note": {"customer_id": "cus_101", "visibility": "internal", "text": "x"},
     "add_incident_note": {"incident_id": "INC-1", "text": "x"},
     "draft_reply": {"ticket_id": "T-1001", "text": "x"},

@@ -93,6 +93,13 @@ async def test_every_activity_is_bounded(name: str, fast: bool, monkeypatch: pyt
     assert options["retry_policy"].maximum_attempts > 0
 
 
+@pytest.mark.parametrize("name", STUBS)
+async def test_every_activity_that_waits_has_a_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes through the task queue says whose work it is, or one agent's flood would hold it up."""
+    made = await ask(STUBS[name], monkeypatch)
+    assert ("priority" in made.options) is (made.kind == "normal")
+
+
 @pytest.mark.parametrize("name", ["read_tool", "execute_tool"])
 async def test_a_tool_gets_the_attempts_that_are_left(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a step has left bounds the engine's retries too."""

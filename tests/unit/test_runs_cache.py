@@ -1,6 +1,8 @@
 """What a worker remembers of runs: only what the chain of digests confirms, asked of the workflow where it must be."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.runs import Runs
+from activities.runs import PATIENCE, Runs
 from activities.storage import FolderStorage
 from tests.builders import capsule
 from workflows.messages import AssistantMessage, Capsule, Message, ScriptTurn, StartInput, UserMessage
@@ -28,12 +31,17 @@ class Workflow:
 
     state: RunState
     queries: list[str] = field(default_factory=list[str])
+    frozen: int = 0  # so many queries go to a worker that never answers
 
     def get_workflow_handle(self, workflow_id: str, *, run_id: str) -> "Workflow":
         assert (workflow_id, run_id) == ("test", "test-run")
         return self
 
-    async def query(self, name: str, since: int = 0, *, result_type: type[object]) -> object:
+    async def query(self, name: str, *, args: Sequence[int], result_type: type[object], rpc_timeout: timedelta) -> object:
+        if self.frozen:
+            self.frozen -= 1
+            raise RPCError("Timeout expired", RPCStatusCode.CANCELLED, b"")
+        (since,) = args or (0,)
         self.queries.append(f"{name} {since}" if name == "transcript" else name)
         return self.state.capsule if name == "capsule" else self.state.page(since)
 
@@ -234,3 +242,14 @@ async def test_the_runs_touched_last_are_kept() -> None:
     runs.wrote("sha256:e", 0, "{}")
     await workflow.within(runs.capsule, capsule().digest)
     assert workflow.queries == ["capsule"]
+
+
+async def test_a_question_that_a_frozen_worker_took_is_asked_again() -> None:
+    """Each time with more patience; after the fourth the attempt fails, and the next one asks."""
+    workflow, runs = Workflow(state(3)), Runs(STORAGE)
+    workflow.frozen = len(PATIENCE) - 1
+    assert texts(await workflow.transcript(runs)) == workflow.state.messages
+    workflow, runs = Workflow(state(3)), Runs(STORAGE)
+    workflow.frozen = len(PATIENCE)
+    with pytest.raises(RPCError):
+        await workflow.transcript(runs)

@@ -8,17 +8,20 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from policies.approvals import Approval
-from policies.canonical import canonical_json, chain
+from policies.canonical import canonical_json, chain, digest
 from policies.errors import InvalidInput
 from policies.identity import Directory, Person
 from policies.models import Usage, UsageLimits
+from policies.routing import Route
 from tests.builders import ANA, NOW, capsule, refund, request
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
+    Capsule,
     KillState,
     Message,
     Minted,
+    PauseState,
     ScriptTurn,
     Segment,
     StartInput,
@@ -111,8 +114,11 @@ def whole() -> RunState:
         judged={"ap-2-0": refund()},
         nonces=["n" * 16],
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
+        pauses={"fleet": PauseState(scope="fleet", reason="a look", epoch=2)},
+        resumed={"fleet": 1},
         capability=Minted(id="cap_1", expires_at=NOW + 600),
         people=Directory(people=(Person(sub=ANA),), live=True),
+        refs=["sha256:" + "0" * 64],
         deadline=NOW + 60,
         turn=OpenTurn(calls_used=3, calls=(OpenCall(index=0, slot=2, request=ToolRequest(id="c", name="t", arguments="{}")),)),
         segments=[Segment(key="sha256:0", since=0, until=1, head="", calls=1)],
@@ -121,6 +127,8 @@ def whole() -> RunState:
         context_tokens=10,
         stopped_by="kill",
         summary="Stopped.",
+        fallbacks=1,
+        fell_back_from="openai: down",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -135,6 +143,17 @@ def test_what_is_settled_need_not_be_judged_again() -> None:
     assert (run.approvals["ap-2-0"].status, run.judged) == ("expired", {})
 
 
+def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
+    """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
+    given = capsule()
+    since = ("capability", "delegations", "priority", "weight", "history_events", "paused")
+    older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
+    assert set(older["route"]) == {"models"}
+    assert given.digest == digest(older) == Capsule.model_validate(older).digest
+    other = Route(models=given.route.models, fallbacks=(given.route.models,))
+    assert len({given.digest, capsule(priority=1).digest, capsule(weight=2).digest, capsule(route=other).digest}) == 4
+
+
 def test_no_field_of_the_state_is_left_out_here() -> None:
     """The round trip below is over a state that differs from a fresh one in every field."""
     fresh, full = state(), whole()
@@ -145,7 +164,7 @@ def test_a_state_survives_continue_as_new() -> None:
     """A state goes through JSON and comes back equal, with the digest of its capsule unchanged."""
     carried = json.loads(whole().model_dump_json())
     back = RunState.of([carried], continued=True)
-    assert back == whole()
+    assert back.model_dump() == whole().model_dump()
     assert back.capsule
     assert back.capsule.digest == capsule().digest
 
@@ -385,3 +404,24 @@ def test_the_loop_guard_remembers_the_latest_calls() -> None:
         assert run.seen_before("get_ticket", str(n)) == 1
         assert run.seen_before("get_ticket", "again") == n + 1
     assert len(run.identical) == MAX_IDENTICAL
+
+
+def test_a_pause_holds_until_its_own_end() -> None:
+    """A pause ends with the end of its scope, not with an earlier one, nor with that of another scope."""
+    run = state()
+    run.pause(PauseState(scope="fleet", reason="a", epoch=4))
+    run.pause(PauseState(scope="agent:x", reason="b", epoch=5))
+    run.resume("agent:x", 6)
+    run.resume("fleet", 3)
+    assert list(run.pauses) == ["fleet"]
+    run.resume("fleet", 7)
+    assert run.pauses == {}
+
+
+@pytest.mark.parametrize(("epoch", "held"), [(4, False), (5, False), (6, True), (0, True)])
+def test_a_pause_that_has_ended_holds_nothing(epoch: int, held: bool) -> None:
+    """Signals may cross: what counts is the ledger's order. One that isn't in the ledger, of epoch 0, holds until it is ended."""
+    run = state()
+    run.resume("fleet", 5)
+    run.pause(PauseState(scope="fleet", reason="late", epoch=epoch))
+    assert bool(run.pauses) is held

@@ -16,6 +16,7 @@ KEY = "test-key"
 Provider = OpenAIProvider | AnthropicProvider
 ProviderName = Literal["openai", "anthropic"]
 
+JSON = {"content-type": "application/json", "connection": "close"}
 WEATHER = ToolOffer(
     name="weather",
     description="The weather of a city.",
@@ -50,12 +51,17 @@ class CannedServer:
         self._status = 200
         self._headers: dict[str, str] = {}
         self._body = b""
+        self._first: list[object] = []
+
+    def begin(self, *bodies: object) -> None:
+        """Give these answers to the first requests, one each, as 200; then what `answer` said."""
+        self._first = [*bodies]
 
     def answer(self, body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """Set the answer: bytes as they are, anything else as JSON."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         self._status, self._body = status, raw
-        self._headers = {"content-type": "application/json", **(headers or {}), "connection": "close"}
+        self._headers = JSON | dict(headers or {})
 
     @property
     def sent(self) -> dict[str, Any]:
@@ -88,9 +94,12 @@ class CannedServer:
                     await asyncio.sleep(0.01)
                 self.closed.set()
             else:
-                fields = {**self._headers, "content-length": str(len(self._body))}
-                lines = [f"HTTP/1.1 {self._status} Canned", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-                writer.write("\r\n".join(lines).encode() + self._body)
+                status, given, body = self._status, self._headers, self._body
+                if self._first:
+                    status, given, body = 200, JSON, json.dumps(self._first.pop(0)).encode()
+                fields = {**given, "content-length": str(len(body))}
+                lines = [f"HTTP/1.1 {status} Canned", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+                writer.write("\r\n".join(lines).encode() + body)
                 await writer.drain()
         except ConnectionError:
             self.closed.set()

@@ -85,6 +85,19 @@ async def test_parallel_calls_and_their_results_make_a_second_turn(name: Provide
     assert second.request_digest != first.request_digest
 
 
+async def test_what_one_provider_began_the_other_goes_on_with(name: ProviderName, aimock: str, connect: Connect) -> None:
+    """Two calls that this provider's model asked for, and their results, lead to the other provider's next answer."""
+    question = UserMessage(text="Where does it rain?")
+    first = await connect(name, aimock).complete(ask("two-calls", question))
+    results = [
+        ToolMessage(call_id=call.id, name=call.name, content=f'{{"sky":"{sky}"}}')
+        for call, sky in zip(first.message.tool_calls, ("sun", "rain"), strict=True)
+    ]
+    other = connect("anthropic" if name == "openai" else "openai", aimock)
+    second = await other.complete(ask("two-calls", question, first.message, *results))
+    assert second.message.text == "Rain in Bergen."
+
+
 async def test_a_rate_limit_carries_the_servers_wish(name: ProviderName, aimock: str, connect: Connect) -> None:
     """A 429 is retryable and holds the seconds of `retry-after`."""
     error = await failure(connect(name, aimock), "limited")

@@ -104,8 +104,8 @@ async def test_calls_without_an_id_of_their_own_are_given_one(server: CannedServ
     completion = await connect("openai", server.url).complete(ask("m", *transcript))
     assert [(call.id, call.arguments) for call in completion.message.tool_calls] == [
         ("same", "{}"),
-        ("call_1_1", "{}"),
-        ("call_1_2", "{}"),
+        ("call_0_1", "{}"),
+        ("call_0_2", "{}"),
     ]
 
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 from temporalio.client import WorkflowHistory
-from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer
 
 from activities.storage import storage_at
 from policies.approvals import decision_payload
 from policies.errors import KillSwitchEngaged, StoredValueLost
 from remit.client import Remit
-from remit.connection import CONVERTER
-from remit.embedded import temporal_binary
+from remit.connection import converter
+from remit.embedded import TemporalServer
 from tests.engine import Engine, call, final, turn
 from tests.long import run_long
 from tests.workflow.conftest import SetLimits
@@ -28,24 +27,15 @@ READS = [turn(call("search_kb", query=f"zzz{n}")) for n in range(14)]
 REFUND = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
 
 
-async def small_histories(events: int) -> WorkflowEnvironment:
-    """A server that suggests to continue as new after so many events."""
-    suggest = ["--dynamic-config-value", f"limit.historyCount.suggestContinueAsNew={events}"]
-    return await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType]
-        dev_server_existing_path=temporal_binary(), dev_server_extra_args=suggest, data_converter=CONVERTER
-    )
-
-
 @pytest.fixture
-async def rolling(home: Path) -> AsyncGenerator[Engine]:
-    """An engine on a server whose histories are full after forty events."""
-    environment = await small_histories(40)
-    async with environment, Engine(environment.client, home) as found:
+async def rolling(server: TemporalServer, home: Path) -> AsyncGenerator[Engine]:
+    """An engine whose runs go on in a new history after about five turns."""
+    async with Engine(await server.ready(), home, overrides={"history_events": 80}) as found:
         yield found
 
 
 async def test_a_long_run_is_one_run_to_everybody(rolling: Engine) -> None:
-    """Id, transcript, budgets and approvals carry over, and the refund happens once, under the id of the first segment."""
+    """Id, transcript, budgets, approvals and place in the queue carry over; the refund happens once, under the first id."""
     run = await rolling.start([*READS, REFUND, final()], ticket="T-1002")
     parked = await rolling.pending(run.id)
     assert parked.run_id == run.first_execution_run_id != (await run.describe()).run_id
@@ -55,6 +45,8 @@ async def test_a_long_run_is_one_run_to_everybody(rolling: Engine) -> None:
     said = [m for m in await rolling.messages(run.id) if isinstance(m, AssistantMessage)]
     assert (result.outcome, result.run_id, len(said)) == ("completed", run.first_execution_run_id, 16)
     assert [e.run_id for e in rolling.effects()] == [run.first_execution_run_id]
+    first = await anext(rolling.remit.handle(run.id).fetch_history_events())
+    assert first.workflow_execution_started_event_attributes.priority.fairness_key == "billing-resolution"
     assert len(rolling.rows("refunds")) == 1
 
 
@@ -199,7 +191,7 @@ async def test_a_long_conversation_is_compacted(library: Path, set_limits: SetLi
     assert max(took) < took[0] + 12 * grows  # without, the last call would take 25 times as much more
     if summaries:
         assert max(took[12:]) < max(took[:12]) + grows // 2
-    replayer = Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=CONVERTER)
+    replayer = Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=converter(rolling.settings))
     for history in histories:
         await replayer.replay_workflow(history)
 
@@ -219,10 +211,9 @@ async def test_a_kill_between_two_histories_counts(rolling: Engine) -> None:
     assert rolling.rows("refunds") == []
 
 
-async def test_a_marathon_is_linear(home: Path) -> None:
+async def test_a_marathon_is_linear(server: TemporalServer, home: Path) -> None:
     """Each history of a long run weighs the same a step, the last as the first; the run reads as one; all of it replays."""
-    async with await small_histories(400) as environment:
-        found = await run_long(environment.client, home, 180)
+    found = await run_long(await server.ready(), home, 180, history_events=800)
     assert (found.outcome, found.calls) == ("completed", 180)
     assert found.messages == 1 + 2 * 180 + 1 + (found.model_calls - 181)  # the task, turns, the answer, summaries
     assert found.model_calls > 181

@@ -32,8 +32,9 @@ T = TypeVar("T")
 Value = str | int
 Row = dict[str, Value]
 Operation = Literal["refund", "set_email", "add_tag", "add_note", "draft_reply", "open", "add_incident_note"]
-Fault = Literal["slow", "crash_after_commit", "error_after_commit"]
-"""`slow` waits 1 s before the write; the others act right after its commit: SIGKILL to this process, or `ConnectionError`."""
+Fault = Literal["slow", "crash_after_commit", "error_after_commit", "hang_after_commit"]
+"""`slow` waits 1 s before the write; the others act right after its commit: SIGKILL to this process, `ConnectionError`, or
+an hour of silence."""
 
 _VERSION = 1
 _ONCE = "idempotency_key TEXT NOT NULL UNIQUE, created_at TEXT NOT NULL"
@@ -252,6 +253,8 @@ class Sandbox(Billing, Support, Incidents, Subjects):
             row, fired = write(db)
             if "crash_after_commit" in fired:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if "hang_after_commit" in fired:
+                time.sleep(3600)
             if "error_after_commit" in fired:
                 raise ConnectionError(f"The connection to the sandbox broke after `{operation}` was sent.")
             return row
