@@ -420,7 +420,7 @@ def test_a_pause_holds_until_its_own_end() -> None:
 
 @pytest.mark.parametrize(("epoch", "held"), [(4, False), (5, False), (6, True), (0, True)])
 def test_a_pause_that_has_ended_holds_nothing(epoch: int, held: bool) -> None:
-    """Signals may cross: what counts is the ledger's order. One that isn't in the ledger, of epoch 0, holds until it is ended."""
+    """Signals may cross: what counts is the ledger's order. One of epoch 0 isn't in the ledger, and holds."""
     run = state()
     run.resume("fleet", 5)
     run.pause(PauseState(scope="fleet", reason="late", epoch=epoch))

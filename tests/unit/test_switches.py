@@ -1,5 +1,7 @@
 """Scopes of switches: how they are named, and what each covers."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,10 +53,8 @@ def test_what_names_no_scope_is_refused_with_a_sentence(text: str, sentence: str
 @given(st.text(max_size=300))
 def test_any_text_is_a_scope_or_refused(text: str) -> None:
     """A stranger's text raises nothing else."""
-    try:
+    with suppress(InvalidInput):
         assert str(Scope.parse(text)) == text
-    except InvalidInput as e:
-        assert len(e.message) < 400
 
 
 @pytest.mark.parametrize("risk", RISKS)
