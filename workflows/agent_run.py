@@ -634,6 +634,9 @@ class AgentRun:
         self._publish()
         await halting
         state.stopped_by, state.summary = "kill", state.kill.reason
+        if state.kill.scope:  # a fleet that is stopped at once: one upsert of search attributes a run, not two
+            for approval in state.pending:
+                state.settle(approval.request.approval_id, "cancelled")
         self._set_status("killed")
 
     async def _confirmed(self) -> KillState | None:
