@@ -89,7 +89,10 @@ def _kill_check(patch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> int:
         return 0
 
-    patch.setattr(switches, "covering", lambda *_: (None, None))
+    def nothing(*_: object) -> tuple[None, None]:
+        return None, None
+
+    patch.setattr(switches, "covering", nothing)
     patch.setattr(Ledger, "standing", alive)
     patch.setattr(Ledger, "epoch", none)
 
