@@ -18,6 +18,7 @@ from temporalio.worker import Worker
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.capabilities import Capabilities
+from activities.fleet import FleetActivities
 from activities.gates import Gate
 from activities.ledger.store import Ledger
 from activities.model import ModelActivities
@@ -33,18 +34,22 @@ from remit.apps import assemble
 from remit.connection import connect, storage_of
 from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
+from remit.fleet import Fleet, audience
 from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from tools import registry
 from workflows.agent_run import AgentRun
+from workflows.fleet_control import FleetControl
+from workflows.fleet_messages import control_queue
 from workflows.messages import SEARCH_ATTRIBUTES
 
 __all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
+STICKY_SECONDS = 0.5
 CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
 
 
@@ -77,16 +82,43 @@ def _gates(settings: Settings) -> dict[str, Gate]:
 
 @asynccontextmanager
 async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGenerator[Worker]:
-    """A worker with everything that `settings` asks for, while the block runs. Call `ledger.migrate()` before.
+    """A worker with everything that `settings` asks for, and one for `FleetControl` beside it, while the block runs.
+
+    Call `ledger.migrate()` before.
 
     Raises:
         InvalidInput: an agent, a bundle, an app or a connector can't be used.
     """
-    async with AsyncExitStack() as closing, _build(client, settings, ledger, closing) as worker:
-        yield worker
+    async with AsyncExitStack() as closing:
+        directory = LiveDirectory(settings, ledger)
+        closing.callback(directory.close)
+        async with (
+            _control(client, settings, ledger, directory),
+            _build(client, settings, ledger, directory, closing) as worker,
+        ):
+            yield worker
 
 
-def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExitStack) -> Worker:
+def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory) -> Worker:
+    """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
+    fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
+    return Worker(
+        client,
+        task_queue=control_queue(settings.task_queue),
+        workflows=[FleetControl],
+        activities=[fleet.apply_switches, fleet.tell_runs, fleet.report_switch],
+        workflow_runner=runner(),
+        deployment_config=worker_version(settings, pinned=False),
+        max_cached_workflows=10,
+        max_concurrent_workflow_task_polls=2,
+        max_concurrent_activity_task_polls=2,
+        # A worker that died with `FleetControl` in its cache would hold up the next kill for ten seconds.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=STICKY_SECONDS),
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_seconds),
+    )
+
+
+def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, closing: AsyncExitStack) -> Worker:
     parts = assemble(settings, ROOT)
     catalog, library, corpora = parts.catalog, parts.library, parts.corpora
     connectors = parts.connectors
@@ -105,18 +137,17 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
     capabilities = Capabilities(
         ledger,
         RootKeys(settings.root_keys_path, env=settings.env),
-        settings.audience or f"{client.namespace}/{settings.task_queue}",
+        audience(client, settings),
         settings.capability_seconds,
     )
-    directory = LiveDirectory(settings, ledger)
-    closing.callback(directory.close)
     authority = AuthorityActivities(
-        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events
+        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events, ledger
     )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
     model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
     records = RecordActivities(ledger, runs, storage)
+    fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(
         client,
         task_queue=settings.task_queue,
@@ -132,6 +163,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, closing: AsyncExi
             tool.give_up,
             records.archive,
             records.write_kill,
+            fleet.confirm_kill,
         ],
         workflow_runner=runner(),
         max_concurrent_activities=settings.activity_slots,
@@ -176,6 +208,7 @@ async def serve(settings: Settings) -> None:
     client = await connect(settings, [*telemetry.traces(settings)], token=token)
     RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     await ensure_search_attributes(client)
+    await Fleet(client, settings.task_queue).begin()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

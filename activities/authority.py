@@ -11,20 +11,22 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
 from activities.failures import ledger_awaited, ledger_needed
+from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
 from policies.canonical import digest
-from policies.errors import InvalidInput, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
+from policies.errors import InvalidInput, KillSwitchEngaged, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import Frozen
 from policies.routing import ModelChoice, Price, Route
+from policies.switches import Scope, scopes_of_run
 from tools.catalog import Catalog
 from tools.connectors.corpus import Corpora
 from tools.results import READ_MORE
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, MintCapability, Minted, PinnedTool, ReadPeople
+from workflows.messages import Admission, Capsule, MintCapability, Minted, PauseState, PinnedTool, ReadPeople
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -67,7 +69,9 @@ class AuthorityActivities:
         models: ModelConfig,
         capabilities: Capabilities,
         history_events: int,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._history_events = history_events
         self._runs = runs
         self._library = library
@@ -129,6 +133,7 @@ class AuthorityActivities:
         info = activity.info()
         workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
         subject = await self._subject(agent, admission)
+        paused = await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
         more = [name for name in (*(d.tool for d in delegations), READ_MORE) if name in self._catalog.specs]
@@ -164,10 +169,29 @@ class AuthorityActivities:
             admitted_at=int(time.time()),
             capability=self._capabilities.promise(),
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
+            paused=paused,
             priority=agent.priority,
             weight=agent.weight,
             history_events=self._history_events,
         )
+
+    def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:
+        """The pause under which the run begins.
+
+        Raises:
+            KillSwitchEngaged: a switch covers it.
+        """
+        found, paused = self._ledger.switched(scopes_of_run(run_id, agent, subject))
+        if found:
+            by = f" by {found.set_by}" if found.set_by else ""
+            raise KillSwitchEngaged(
+                f"No run may begin: a kill switch was set on {Scope.parse(found.scope).words}{by}, as `remit switches` "
+                f"says: {found.reason}"
+            )
+        if paused is None:
+            return None
+        fields = {"scope": paused.scope, "reason": paused.reason, "by": paused.set_by, "epoch": paused.epoch}
+        return PauseState.model_validate({**fields, "since": paused.set_at // 1000})
 
     @activity.defn(name="read_people")
     async def read_people(self, wanted: ReadPeople) -> Directory:

@@ -15,6 +15,7 @@ from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, ToolRefusal
 from policies.identity import Directory
 from policies.models import Money, ResourceFacts
+from policies.switches import scopes_of
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
 from workflows.action import action_of, facts_of
@@ -72,6 +73,12 @@ class Proposal:
         return self.spec.amount(self.arguments)
 
     @property
+    def scopes(self) -> tuple[str, ...]:
+        """All switches that would cover it."""
+        capsule, spec = self.capsule, self.spec
+        return scopes_of(capsule.run_id, capsule.agent.name, spec.name, spec.risk, capsule.subject)
+
+    @property
     def intent(self) -> Intent:
         """What the ledger is asked to reserve."""
         assert self.spec.idempotency
@@ -88,6 +95,7 @@ class Proposal:
             approvers=self.call.approval.approvers if self.call.approval else (),
             strategy=self.spec.idempotency,
             capability=self.call.capability,
+            risk=self.spec.risk,
             per_run=self.capsule.write_limits.per_run,
             per_agent_and_day=self.capsule.write_limits.per_agent_and_day,
         )

@@ -8,8 +8,9 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.failures import ledger_awaited
-from activities.ledger.store import Effect, Ledger, run_scope
+from activities.ledger.store import Effect, Ledger
 from policies.errors import OutcomeIndeterminate, ToolRefusal, Unavailable
+from policies.switches import scopes_of
 from tools.spec import Arguments, ToolContext, ToolSpec
 
 __all__ = ["LOOKUP_SECONDS", "Sending", "last_attempt"]
@@ -22,6 +23,7 @@ class Sending:
 
     def __init__(self, ledger: Ledger, spec: ToolSpec, args: Arguments, context: ToolContext, effect: Effect) -> None:
         self._ledger = ledger
+        self._scopes = scopes_of(effect.run_id, effect.agent, spec.name, spec.risk, effect.subject)
         self._spec = spec
         self._args = args
         self._context = context
@@ -105,8 +107,7 @@ class Sending:
         # The half of the settling time that a request has. It runs from before the mark: a process that was frozen after it
         # and wakes up when another attempt relies on its silence must find its time over before it sends.
         end = asyncio.get_running_loop().time() + spec.settle_seconds / 2 if spec.settle_seconds else None
-        scopes = [run_scope(effect.run_id)]
-        return await asyncio.to_thread(self._ledger.sent, effect.idempotency_key, effect.attempts, scopes), end
+        return await asyncio.to_thread(self._ledger.sent, effect.idempotency_key, effect.attempts, self._scopes), end
 
     async def _look_up(self) -> str | None:
         """The result that the vendor has under our key, recorded as `done`."""

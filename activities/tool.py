@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TypeVar
@@ -13,13 +14,13 @@ from temporalio.exceptions import ApplicationError
 from activities.capabilities import Capabilities
 from activities.failures import ledger_awaited, ledger_needed
 from activities.heartbeat import beating
-from activities.ledger.store import Effect, Ledger, run_scope
+from activities.ledger.store import Effect, Ledger
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
-from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, RemitError, ToolRefusal, Unavailable
+from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import ResourceFacts
 from tools.catalog import Catalog
@@ -29,6 +30,7 @@ from workflows.messages import (
     Capsule,
     ExecuteTool,
     MintCapability,
+    PauseState,
     ReadFacts,
     ReadTool,
     RecordedFacts,
@@ -126,7 +128,12 @@ class ToolActivities:
             except ApprovalNeeded as e:
                 return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
             except KillSwitchEngaged as e:
+                if not e.ends_run:
+                    return ToolOutcome(status="refused", reason="kill_switch", content=e.message, attempt=attempt)
                 return ToolOutcome(status="killed", reason=e.code, content=e.message, attempt=attempt)
+            except Paused as e:
+                pause = PauseState(scope=e.scope, reason=e.reason, epoch=e.epoch, since=int(time.time()))
+                return ToolOutcome(status="paused", reason=e.code, content=e.message, attempt=attempt, paused=pause)
             except OutcomeIndeterminate as e:
                 return ToolOutcome(status="indeterminate", reason=e.code, content=e.message, attempt=attempt)
             except RemitError as e:
@@ -194,8 +201,7 @@ class ToolActivities:
             facts, approved = checked
             proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents)
 
-        scopes = [run_scope(proposal.capsule.run_id)]
-        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, scopes, judge)
+        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge)
 
     async def _people(self) -> Directory:
         try:

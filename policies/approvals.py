@@ -5,7 +5,7 @@ decision, a reason, a nonce and two times. An `approver` field anywhere else is 
 arguments of the action that shall take the place of the one it was put before.
 """
 
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from joserfc import jws
 from joserfc.jwk import OKPKey
@@ -14,11 +14,12 @@ from pydantic import Field, JsonValue, model_validator
 from policies.bundle import ApprovalRules
 from policies.canonical import canonical_json, digest
 from policies.errors import ApprovalRefused
-from policies.identity import Directory
+from policies.identity import Directory, Person
 from policies.models import ApprovalStatus, Frozen, Money, ResourceRef
 
 __all__ = [
     "ALGORITHM",
+    "CLOCK_SKEW_SECONDS",
     "MAX_JWS_BYTES",
     "MAX_SIGNATURE_SECONDS",
     "Action",
@@ -34,6 +35,7 @@ __all__ = [
     "edit_note",
     "editors",
     "quorum",
+    "read_signed",
     "sign_decision",
     "verify_decision",
 ]
@@ -43,6 +45,8 @@ TYPE = "approval+jws"
 MAX_JWS_BYTES = 8192
 MAX_SIGNATURE_SECONDS = 3600
 CLOCK_SKEW_SECONDS = 60
+WHOSE = {"decision": "this run's", "command": "the"}
+C = TypeVar("C", bound=Frozen)
 Verb = Literal["approve", "reject", "edit"]
 
 
@@ -180,30 +184,41 @@ def claimed_key(token: str) -> str:
         return ""
 
 
-def _read(token: str, directory: Directory, now: int) -> tuple[str, tuple[str, ...], DecisionClaims]:
+def read_signed(
+    token: str, directory: Directory, now: int, model: type[C], *, typ: str, what: str, how: str
+) -> tuple[Person, C]:
+    """Who signed `token`, and what it says, if one of the people did and may sign now.
+
+    Args:
+        typ: what its header must say it is.
+        what, how: what a sentence calls it, and the command that makes one.
+
+    Raises:
+        ApprovalRefused: it proves nothing.
+    """
     if len(token) > MAX_JWS_BYTES:
-        raise ApprovalRefused("too_large", f"The decision is over {MAX_JWS_BYTES} bytes; sign it again with `remit sign`.")
+        raise ApprovalRefused("too_large", f"The {what} is over {MAX_JWS_BYTES} bytes; sign it again with `{how}`.")
     try:
         header = jws.extract_compact(token.encode()).headers()
     except Exception:
-        raise ApprovalRefused("malformed", "The decision isn't a compact JWS; make one with `remit sign`.") from None
-    if header.get("alg") != ALGORITHM or header.get("typ") != TYPE:
-        raise ApprovalRefused("bad_header", f"The decision's header must say alg `{ALGORITHM}` and typ `{TYPE}`.")
+        raise ApprovalRefused("malformed", f"The {what} isn't a compact JWS; make one with `{how}`.") from None
+    if header.get("alg") != ALGORITHM or header.get("typ") != typ:
+        raise ApprovalRefused("bad_header", f"The {what}'s header must say alg `{ALGORITHM}` and typ `{typ}`.")
     found = directory.by_key(str(header.get("kid", "")))
     if found is None:
-        raise ApprovalRefused("unknown_key", "The decision is signed by a key that this run's directory doesn't know.")
+        raise ApprovalRefused("unknown_key", f"The {what} is signed by a key that {WHOSE[what]} directory doesn't know.")
     person, public = found
     try:
         key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": public.x, "kid": public.kid})
         # Pydantic's own parser bounds the depth of nesting; `json.loads` would raise RecursionError and stall the run.
-        claims = DecisionClaims.model_validate_json(jws.deserialize_compact(token, key, algorithms=[ALGORITHM]).payload)
+        claims = model.model_validate_json(jws.deserialize_compact(token, key, algorithms=[ALGORITHM]).payload)
     except Exception:
         # Any error at all, for a stranger chooses the header: joserfc meets `crit: 5` with a TypeError, and an error other
         # than a refusal would fail the workflow task again and again.
-        raise ApprovalRefused("bad_signature", "The decision's signature or content doesn't verify.") from None
+        raise ApprovalRefused("bad_signature", f"The {what}'s signature or content doesn't verify.") from None
     if not public.valid(now):
         raise ApprovalRefused("key_expired", f"The login of `{person.sub}` isn't valid at this time; run `remit login` again.")
-    return person.sub, person.roles, claims
+    return person, claims
 
 
 def verify_decision(
@@ -227,7 +242,8 @@ def verify_decision(
     Raises:
         ApprovalRefused: with the reason why it doesn't count.
     """
-    sub, roles, claims = _read(token, directory, now)
+    person, claims = read_signed(token, directory, now, DecisionClaims, typ=TYPE, what="decision", how="remit sign")
+    sub, roles = person.sub, person.roles
     if claims.run != run_id or claims.approval_id != request.approval_id:
         raise ApprovalRefused("other_approval", "The decision is for another run or another approval.")
     if claims.act != request.action_digest:

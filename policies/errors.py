@@ -13,9 +13,11 @@ RemitError
 ├── StoredValueLost         external storage hasn't got what history names, or has something else
 ├── ToolRefusal             given back to the model, which may try something else
 ├── ApprovalRefused         a decision that counts for nothing
+├── ControlRefused          a command to the fleet that changes nothing
 ├── LoginRefused            an ID token that proves nothing
 ├── UsageLimitExceeded      ends the run as `stopped` or `escalated`
-├── KillSwitchEngaged       an off switch covers this effect
+├── KillSwitchEngaged       an off switch covers this effect, or this run
+├── Paused                  a pause covers this effect; it may be tried again once that has ended
 └── OutcomeIndeterminate    nobody can say whether a write happened; a human must look
 """
 
@@ -24,12 +26,14 @@ from typing import ClassVar
 __all__ = [
     "AgentInvalid",
     "ApprovalRefused",
+    "ControlRefused",
     "InvalidInput",
     "KillSwitchEngaged",
     "LoginRefused",
     "MissingKey",
     "NotFound",
     "OutcomeIndeterminate",
+    "Paused",
     "PolicyInvalid",
     "PriceUnknown",
     "RemitError",
@@ -125,6 +129,20 @@ class ApprovalRefused(RemitError):
         self.reason = reason
 
 
+class ControlRefused(RemitError):
+    """A command to the fleet that changes nothing.
+
+    Attributes:
+        reason: stable code, for example `bad_signature` or `no_role`.
+    """
+
+    code = "control_refused"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class LoginRefused(RemitError):
     """An ID token that proves nothing, or a login that can't be used.
 
@@ -154,7 +172,33 @@ class UsageLimitExceeded(RemitError):
 
 
 class KillSwitchEngaged(RemitError):
+    """An off switch is on.
+
+    Attributes:
+        ends_run: whether it holds the whole run, and not only this tool.
+    """
+
     code = "killed"
+
+    def __init__(self, message: str, *, ends_run: bool = True) -> None:
+        super().__init__(message)
+        self.ends_run = ends_run
+
+
+class Paused(RemitError):
+    """A pause is on.
+
+    Attributes:
+        scope, reason, epoch: of the pause.
+    """
+
+    code = "paused"
+
+    def __init__(self, scope: str, reason: str, epoch: int) -> None:
+        super().__init__(f"`{scope}` is paused: {reason}")
+        self.scope = scope
+        self.reason = reason
+        self.epoch = epoch
 
 
 class OutcomeIndeterminate(RemitError):

@@ -12,7 +12,7 @@ import typer
 
 from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
-from remit import __version__, render
+from remit import __version__, render, stops
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.client import RUN_STATUSES, Remit, RunRow
@@ -47,7 +47,7 @@ app.command()(delegate)
 app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
-for command in (login, whoami, logout, deploy):
+for command in (*stops.COMMANDS, login, whoami, logout, deploy):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
@@ -377,23 +377,6 @@ def sign(
         return decision_payload(*await _token(signer, remit, run_id, approval_id, decision, reason, made))
 
     print(json.dumps(_do(work())))
-
-
-@app.command()
-def kill(
-    run_id: Run,
-    reason: Annotated[str, typer.Option(help="Why.", show_default=False)] = ...,  # type: ignore[assignment]
-    who: Annotated[str, typer.Option("--as", help="Who says so.")] = "",
-) -> None:
-    """Stop a run for good. When this returns with 0, no write of the run can start any more."""
-    if not reason.strip():
-        raise InvalidInput("`--reason` is empty; say why the run is killed.")
-
-    async def work() -> int | None:
-        remit = await _remit(load())
-        return (await remit.kill(run_id, reason[:500], who)).acknowledged_at
-
-    print(f"{run_id} is killed; acknowledged {render.clock(_do(work()))}. No write of it can start any more.")
 
 
 # ---- what there is ------------------------------------------------------------------------------------------------

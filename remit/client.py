@@ -339,12 +339,7 @@ class Remit:
             InvalidInput: the run is closed already.
             Unavailable: no worker acknowledged in time; the signal stays and works as soon as one is back.
         """
-        before = await self.describe(workflow_id)
-        name = before.status.name.lower() if before.status else "closed"
-        if name != "running":
-            if name == "completed":
-                name = before.typed_search_attributes.get(REMIT_STATUS) or name
-            raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
+        await self.open_run(workflow_id)
         handle = self.handle(workflow_id)
         with _answers(workflow_id):
             await handle.signal("kill", {"reason": reason, "by": by})
@@ -361,6 +356,21 @@ class Remit:
             f"The kill of `{workflow_id}` was sent but isn't acknowledged yet; it works as soon as a worker is back. "
             f"See `remit show {workflow_id}`."
         )
+
+    async def open_run(self, workflow_id: str) -> str:
+        """The run id of the first history of an open run, by which the ledger knows it.
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidInput: it is closed.
+        """
+        found = await self.describe(workflow_id)
+        name = found.status.name.lower() if found.status else "closed"
+        if name != "running":
+            if name == "completed":
+                name = found.typed_search_attributes.get(REMIT_STATUS) or name
+            raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
+        return found.raw_info.first_run_id or found.run_id
 
     async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
         with _answers(workflow_id):

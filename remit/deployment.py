@@ -67,14 +67,15 @@ def _content(root: Path, folder: str, pattern: str) -> list[bytes]:
     return [f"{f.relative_to(root).as_posix()}\0{f.stat().st_size}\0".encode() + f.read_bytes() for f in files]
 
 
-def worker_version(settings: Settings) -> "WorkerDeploymentConfig":
-    """What a worker tells the server of its version: `AgentRun` is pinned to it."""
+def worker_version(settings: Settings, *, pinned: bool = True) -> "WorkerDeploymentConfig":
+    """What a worker tells the server of its version. `AgentRun` is pinned to it; what lives for ever can't be."""
     from temporalio.worker import WorkerDeploymentConfig
 
     name = settings.deployment_name
     version = WorkerDeploymentVersion(deployment_name=name or settings.task_queue, build_id=build_id(settings))
     # Not on `AgentRun` itself: the server refuses a behavior of a workflow whose worker is unversioned.
-    behavior = VersioningBehavior.PINNED if name else VersioningBehavior.UNSPECIFIED
+    kept = VersioningBehavior.PINNED if pinned else VersioningBehavior.AUTO_UPGRADE
+    behavior = kept if name else VersioningBehavior.UNSPECIFIED
     return WorkerDeploymentConfig(version=version, use_worker_versioning=bool(name), default_versioning_behavior=behavior)
 
 

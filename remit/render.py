@@ -201,6 +201,10 @@ def show(run: RunSummary) -> list[object]:
             f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}",
         ),
     ]
+    facts += [
+        ("Paused", f"[yellow]since {clock(p.since)}[/], {escape(p.scope or 'this run')}: {escape(p.reason)}")
+        for p in run.pauses
+    ]
     if run.kill.engaged:
         state = f"acknowledged {clock(run.kill.acknowledged_at)}" if run.kill.acknowledged_at else "not acknowledged yet"
         facts.append(("Kill switch", f"[red]on[/], {state}: {escape(run.kill.reason)}"))

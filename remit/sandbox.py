@@ -14,6 +14,8 @@ PURE = (
     "policies",
     "tools",
     "workflows.action",
+    "workflows.fleet_messages",
+    "workflows.fleet_state",
     "workflows.inbox",
     "workflows.keys",
     "workflows.messages",

@@ -20,9 +20,11 @@ from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
 from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
+from policies.switches import subject_tag
 from tools import registry
 from workflows import inbox, options, ports
-from workflows.inbox import DecideSignal, KillSignal
+from workflows.fleet_messages import ConfirmKill
+from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
     AGENT_RUN,
     LOST,
@@ -33,6 +35,7 @@ from workflows.messages import (
     REMIT_POLICY,
     REMIT_RISK,
     REMIT_STATUS,
+    REMIT_SUBJECT,
     Admission,
     AssistantMessage,
     CallModel,
@@ -43,6 +46,7 @@ from workflows.messages import (
     KillState,
     MintCapability,
     ModelTurn,
+    PauseState,
     ReadPeople,
     RunResult,
     RunSummary,
@@ -77,7 +81,7 @@ class Escalated(Exception):
 
 
 class Parked(Exception):
-    """The run goes on in a new history; this call waits for people, and waits on there."""
+    """The run goes on in a new history; this call waits for people or for the end of a pause, and waits on there."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(call.index)
@@ -126,7 +130,7 @@ class AgentRun:
             if workflow.cancellation_reason() is None:
                 raise  # the worker drops this run from its cache; nobody cancelled anything
             # `temporal workflow cancel` is an off switch too, and must stop writes just as `kill` does.
-            self._engage_kill("cancelled in Temporal (UI or CLI)", "temporal")
+            self._engage_kill(KillSignal(reason="cancelled in Temporal (UI or CLI)", by="temporal"))
         if self._state.kill.engaged:
             await _uncancelled(self._kill(plan))
         elif self._roll_over:
@@ -162,6 +166,7 @@ class AgentRun:
         self._set_status("running")
         try:
             while True:
+                await self._hold()
                 if state.turn:
                     turn, calls = self._reopened(state.turn)
                 elif state.full:
@@ -182,6 +187,17 @@ class AgentRun:
         except Escalated as e:
             state.stopped_by, state.summary = str(e), "A person must look at this run before anything is repeated."
             self._set_status("escalated")
+
+    async def _hold(self) -> None:
+        """Wait while the run is paused, or until this history is full. Timers go on meanwhile: they are absolute."""
+        state = self._state
+        if not state.pauses:
+            return
+        self._set_status("paused")
+        await workflow.wait_condition(lambda: not state.pauses or state.full)
+        self._check()
+        if not state.pauses:
+            self._set_status("waiting_for_approval" if state.pending else "running")
 
     async def _roll(self) -> None:
         """Go on in a new history, once what is long lies in storage."""
@@ -206,6 +222,8 @@ class AgentRun:
             summary=f"admit {start.agent[:60]}",
         )
         self._check()
+        if state.capsule.paused:
+            state.pause(state.capsule.paused)
         state.deadline = self._now() + state.limits.wall_seconds
         state.append(UserMessage(text=json.dumps(start.inputs, sort_keys=True, ensure_ascii=False)))
 
@@ -417,7 +435,7 @@ class AgentRun:
         if any(o.reason == DECIDE_AGAIN for o in done.values()):
             state.tier = STRONG
         if any(o.status == "killed" for o in done.values()):
-            self._engage_kill("a kill switch covers this run", "ledger")
+            self._engage_kill(KillSignal(reason="a kill switch covers this run", by="ledger"))
             raise Halted
         if any(o.status == "indeterminate" for o in done.values()):
             raise Escalated("outcome_indeterminate")
@@ -480,11 +498,7 @@ class AgentRun:
                     call, bound = self._allowed(call), call.bound or bound
                     continue
             summary = f"{bound.spec.name} {bound.resource.id}" + (f" {bound.amount}" if bound.amount else "")
-            write = await self._capable(turn.write(call, bound, approval), call)
-            outcome = await self._execute(write, attempts=attempts, summary=summary)
-            if outcome.reason == "capability_expired":  # no worker was there to take it up in time
-                write = await self._capable(write, call)
-                outcome = await self._execute(write, attempts=attempts, summary=summary)
+            outcome = await self._unpaused(turn, replace(call, rounds=rounds), bound, approval, attempts, summary)
             if approval and outcome.status == "done":
                 self._state.settle(approval.request.approval_id, "consumed")
                 self._publish()  # a sibling may still wait for people: what is already done must show
@@ -496,6 +510,28 @@ class AgentRun:
             recorded = call.recorded.model_copy(update={"subject_sum_cents": outcome.subject_sum_cents})
             call = self._allowed(turn.judge(replace(call, refusal=None), recorded))
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
+
+    async def _unpaused(
+        self, turn: Turn, call: Call, bound: Bound, approval: Approval | None, attempts: int, summary: str
+    ) -> ToolOutcome:
+        """Execute the write once nothing is paused, as far as the run knows and as the gate says.
+
+        Raises:
+            Parked: something still is, and the run goes on in a new history.
+        """
+        state = self._state
+        while True:
+            await self._hold()
+            if state.pauses:
+                raise Parked(call)
+            write = await self._capable(turn.write(call, bound, approval), call)
+            outcome = await self._execute(write, attempts=attempts, summary=summary)
+            if outcome.reason == "capability_expired":  # no worker was there to take it up in time
+                write = await self._capable(write, call)
+                outcome = await self._execute(write, attempts=attempts, summary=summary)
+            if outcome.status != "paused" or outcome.paused is None:
+                return outcome
+            state.pause(outcome.paused)
 
     async def _capable(self, write: ExecuteTool, call: Call) -> ExecuteTool:
         """The write with a capability that was minted for it, after all who must approve it have.
@@ -581,15 +617,16 @@ class AgentRun:
         plan.cancel()
         await workflow.wait_condition(plan.done)
 
-    def _engage_kill(self, reason: str, by: str) -> None:
+    def _engage_kill(self, kill: KillSignal) -> None:
         if not self._state.kill.engaged:
-            self._state.kill = KillState(engaged=True, reason=reason, by=by, requested_at=self._now())
+            fields = kill.model_dump(include={"reason", "by", "scope"})
+            self._state.kill = KillState.model_validate({**fields, "engaged": True, "requested_at": self._now()})
 
     async def _kill(self, plan: asyncio.Task[None]) -> None:
         """Stop the plan, cancel what is in flight, write the kill row, acknowledge. The row is what stops writes (G4)."""
         state = self._state
         halting = asyncio.create_task(self._halt(plan))
-        written = await ports.write_kill(
+        written = await self._confirmed() or await ports.write_kill(
             WriteKill(run_id=self._run_id, reason=state.kill.reason, by=state.kill.by),
             summary=f"kill: {state.kill.reason[:100]}",
         )
@@ -597,7 +634,22 @@ class AgentRun:
         self._publish()
         await halting
         state.stopped_by, state.summary = "kill", state.kill.reason
+        if state.kill.scope:  # a fleet that is stopped at once: one upsert of search attributes a run, not two
+            for approval in state.pending:
+                state.settle(approval.request.approval_id, "cancelled")
         self._set_status("killed")
+
+    async def _confirmed(self) -> KillState | None:
+        """The switch that the run was told of, as the ledger has it; None: it needs a row of its own."""
+        if not self._state.kill.scope:
+            return None
+        capsule = self._state.capsule
+        run = ConfirmKill(run_id=self._run_id, agent=self._state.start.agent, subject=capsule.subject if capsule else "")
+        try:
+            found = await ports.confirm_kill(run, summary="the switch in the ledger")
+        except ActivityError:
+            return None
+        return found if found.engaged else None
 
     async def _close(self, plan: asyncio.Task[None]) -> None:
         state = self._state
@@ -642,12 +694,19 @@ class AgentRun:
         self._state.heard(args)
         try:
             if name == "kill":
-                request = inbox.parse(KillSignal, args)
-                self._engage_kill(request.reason, request.by)
+                self._engage_kill(inbox.parse(KillSignal, args))
+            elif name == "pause":
+                state = self._state
+                state.pause(PauseState(**inbox.parse(PauseSignal, args).model_dump(), since=self._now()))
+            elif name == "resume":
+                request = inbox.parse(PauseSignal, args)
+                self._state.resume(request.scope, request.epoch)
+            elif name == "drill":
+                pass  # it came, as a kill would have
             elif name == "decide":
                 await self._count(inbox.parse(DecideSignal, args))
             else:
-                raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide` or `kill`.")
+                raise ApprovalRefused("unknown_signal", "This signal doesn't exist; use `decide`, `kill`, `pause` or `resume`.")
         except ApprovalRefused as e:
             self._state.refuse(name, e.reason, e.message, self._now())
         self._publish()
@@ -763,6 +822,8 @@ class AgentRun:
             updates.append(REMIT_AGENT.value_set(state.start.agent))
             if state.capsule:  # none in a run that was refused, or killed before it was admitted
                 updates.append(REMIT_POLICY.value_set(state.capsule.bundle.version))
+                if state.capsule.subject:
+                    updates.append(REMIT_SUBJECT.value_set(subject_tag(state.capsule.subject)))
         workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType]
         self._published = now
 

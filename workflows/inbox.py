@@ -16,7 +16,7 @@ from tools.catalog import Catalog
 from workflows.messages import ENCRYPTED
 from workflows.state import RunState
 
-__all__ = ["DecideSignal", "KillSignal", "count_decision", "known", "parse", "stranger", "verified"]
+__all__ = ["DecideSignal", "KillSignal", "PauseSignal", "count_decision", "known", "parse", "stranger", "verified"]
 
 MAX_BYTES = 16_384
 MAX_EDITS = 10
@@ -24,10 +24,20 @@ T = TypeVar("T", bound=Frozen)
 
 
 class KillSignal(Frozen):
-    """Payload of the signal `kill`: `{"reason": "..."}`."""
+    """Payload of the signal `kill`: `{"reason": "..."}`.
+
+    Attributes:
+        scope, epoch: of the switch that it is about, if it comes from `FleetControl`. A claim, which the run looks up.
+    """
 
     reason: str = Field(min_length=1, max_length=500)
     by: str = Field(default="", max_length=200)
+    scope: str = Field(default="", max_length=300)
+    epoch: int = Field(default=0, ge=0)
+
+
+class PauseSignal(KillSignal):
+    """Payload of the signals `pause` and `resume`. Both are claims: who may signal a run may park it and let it go on."""
 
 
 class DecideSignal(Frozen):

@@ -40,6 +40,7 @@ __all__ = [
     "REMIT_POLICY",
     "REMIT_RISK",
     "REMIT_STATUS",
+    "REMIT_SUBJECT",
     "SEARCH_ATTRIBUTES",
     "TASK_QUEUE",
     "Admission",
@@ -56,6 +57,7 @@ __all__ = [
     "MintCapability",
     "Minted",
     "ModelTurn",
+    "PauseState",
     "PinnedTool",
     "ReadFacts",
     "ReadPeople",
@@ -99,7 +101,17 @@ REMIT_AWAITING_APPROVAL = SearchAttributeKey.for_bool("RemitAwaitingApproval")
 REMIT_POLICY = SearchAttributeKey.for_keyword("RemitPolicy")
 REMIT_RISK = SearchAttributeKey.for_keyword("RemitRisk")
 REMIT_COST_USD = SearchAttributeKey.for_float("RemitCostUsd")
-SEARCH_ATTRIBUTES = (REMIT_AGENT, REMIT_STATUS, REMIT_AWAITING_APPROVAL, REMIT_POLICY, REMIT_RISK, REMIT_COST_USD)
+REMIT_SUBJECT = SearchAttributeKey.for_keyword("RemitSubject")
+"""`policies.switches.subject_tag` of whom the run is for: search attributes aren't encrypted, so it isn't said plainly."""
+SEARCH_ATTRIBUTES = (
+    REMIT_AGENT,
+    REMIT_STATUS,
+    REMIT_AWAITING_APPROVAL,
+    REMIT_POLICY,
+    REMIT_RISK,
+    REMIT_COST_USD,
+    REMIT_SUBJECT,
+)
 
 
 class TokenUsage(Frozen):
@@ -212,7 +224,21 @@ class Delegation(Frozen):
     expires_at: int
 
 
-_ADDED = ("capability", "delegations", "priority", "weight", "history_events")
+class PauseState(Frozen):
+    """A pause that a run was told of, or met at the gate.
+
+    Attributes:
+        epoch: of the pause, in the order of the ledger's switches.
+    """
+
+    scope: str
+    reason: str
+    by: str = ""
+    epoch: int = 0
+    since: int = 0
+
+
+_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused")
 
 
 class Capsule(Frozen):
@@ -220,6 +246,7 @@ class Capsule(Frozen):
 
     Attributes:
         capability: the first one of the run, for its reads; the proof that a worker admitted it.
+        paused: the pause that it was admitted under.
         priority, weight: the agent's place among those that wait for a worker, as its `agent.toml` says.
         history_events: how many events fill a history, so that the run goes on in a new one.
     """
@@ -242,6 +269,7 @@ class Capsule(Frozen):
     admitted_at: int
     capability: Minted | None = None
     delegations: tuple[Delegation, ...] = ()
+    paused: PauseState | None = None
     priority: int | None = None
     weight: int | None = None
     history_events: int | None = None
@@ -437,14 +465,16 @@ class ToolOutcome(Frozen):
         reason: stable code of a refusal.
         attempt: which try of the activity answered, from 1.
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
+        paused: set with `paused`: the pause that nothing was written for.
         ref: where the whole of a result lies that was too long to show.
     """
 
-    status: Literal["done", "refused", "approval_required", "killed", "indeterminate"]
+    status: Literal["done", "refused", "approval_required", "killed", "indeterminate", "paused"]
     content: str = ""
     reason: str = ""
     attempt: int = 1
     subject_sum_cents: int | None = None
+    paused: PauseState | None = None
     ref: str = ""
 
 
@@ -466,13 +496,18 @@ class Decided(Frozen):
 
 
 class KillState(Frozen):
-    """Answer of the query `kill_switch`. Times are Unix seconds; acknowledged means: no new write can start."""
+    """Answer of the query `kill_switch`. Times are Unix seconds; acknowledged means: no new write can start.
+
+    Attributes:
+        scope: of the switch that the run was told of; empty for a kill of this run alone.
+    """
 
     engaged: bool = False
     reason: str = ""
     by: str = ""
     requested_at: int | None = None
     acknowledged_at: int | None = None
+    scope: str = ""
 
 
 class Refused(Frozen):
@@ -608,6 +643,7 @@ class RunSummary(Frozen):
     refused: tuple[Refused, ...] = ()
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    pauses: tuple[PauseState, ...] = ()
     judged: dict[str, ActionFacts] = Field(default_factory=dict[str, ActionFacts])
     fallbacks: int = 0
     fell_back_from: str = ""

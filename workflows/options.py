@@ -15,6 +15,8 @@ __all__ = [
     "MINT",
     "MODEL",
     "READ",
+    "REPORT",
+    "TELL",
     "ActivityOptions",
     "LocalOptions",
     "share",
@@ -80,6 +82,15 @@ KILL: ActivityOptions = {
     "start_to_close_timeout": timedelta(seconds=15),
     "retry_policy": _retry(10_000, initial=0.2, longest=5.0),
 }
+
+# All runs of a fleet, one signal each; a worker that dies meanwhile is found by its missing heartbeat.
+TELL: ActivityOptions = {
+    "start_to_close_timeout": timedelta(minutes=10),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "retry_policy": _retry(100, initial=0.2, longest=10.0),
+}
+
+REPORT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=40), "retry_policy": _retry(5, initial=0.2, longest=2.0)}
 
 # After the last attempt of a write: it waits for a ledger or a worker as long as it may, for nobody else will ask.
 GIVE_UP: ActivityOptions = {

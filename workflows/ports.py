@@ -9,6 +9,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from policies.identity import Directory
 from workflows import options
+from workflows.fleet_messages import Applied, ApplySwitches, ConfirmKill, ReportSwitch, SwitchReport, TellAll, ToldAll
 from workflows.messages import (
     Admission,
     Archive,
@@ -30,14 +31,18 @@ from workflows.messages import (
 
 __all__ = [
     "admit",
+    "apply_switches",
     "archive",
     "call_model",
+    "confirm_kill",
     "execute_tool",
     "give_up",
     "mint_capability",
     "read_facts",
     "read_people",
     "read_tool",
+    "report_switch",
+    "tell_runs",
     "write_kill",
 ]
 
@@ -115,6 +120,29 @@ async def give_up(arg: ExecuteTool, *, summary: str) -> ToolOutcome:
 def _share() -> Priority:
     run: object = workflow.instance() if workflow.in_workflow() else None
     return run.share if isinstance(run, Shared) else Priority.default
+
+
+async def confirm_kill(arg: ConfirmKill, *, summary: str) -> KillState:
+    return await _local("confirm_kill", arg, KillState, summary, options.READ)
+
+
+async def apply_switches(arg: ApplySwitches, *, summary: str) -> Applied:
+    first = Priority(priority_key=options.FIRST)
+    return await workflow.execute_activity(
+        "apply_switches", arg, result_type=Applied, summary=summary, priority=first, **options.KILL
+    )
+
+
+async def tell_runs(arg: TellAll, *, summary: str) -> ToldAll:
+    return await workflow.execute_activity(
+        "tell_runs", arg, result_type=ToldAll, summary=summary, priority=_share(), **options.TELL
+    )
+
+
+async def report_switch(arg: ReportSwitch, *, summary: str) -> SwitchReport:
+    return await workflow.execute_activity(
+        "report_switch", arg, result_type=SwitchReport, summary=summary, priority=_share(), **options.REPORT
+    )
 
 
 async def _local(name: str, arg: object, result: type[T], summary: str, how: options.LocalOptions) -> T:

@@ -18,6 +18,7 @@ from workflows.messages import (
     KillState,
     Message,
     Minted,
+    PauseState,
     RecordedFacts,
     Refused,
     RunResult,
@@ -98,6 +99,8 @@ class RunState(BaseModel):
         identical: how often each of the latest calls was made, by digest of tool and arguments.
         judged: what the verdict on each pending approval rested on.
         nonces: of decisions that counted, so that a repeated one changes nothing.
+        pauses: those that the run was told of and that haven't ended, by scope.
+        resumed: epochs at which pauses ended, by scope: one that is older has ended too, whenever it is heard of.
         people: those known at admission and those who logged in since and decided; None while they are the same.
         capability: the newest one for reads, when the run's first has been minted anew.
         refs: results of this run that were too long to show; the model may read on in them, and in no others.
@@ -132,6 +135,8 @@ class RunState(BaseModel):
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
     kill: KillState = Field(default_factory=KillState)
+    pauses: dict[str, PauseState] = Field(default_factory=dict[str, PauseState])
+    resumed: dict[str, int] = Field(default_factory=dict[str, int])
     people: Directory | None = None
     capability: Minted | None = None
     refs: list[str] = Field(default_factory=list[str])
@@ -302,6 +307,18 @@ class RunState(BaseModel):
         request = approval.request.model_copy(update={"roles": roles})
         self.approvals[approval_id] = approval.model_copy(update={"request": request, "escalated_at": now})
 
+    def pause(self, pause: PauseState) -> None:
+        """Park at the next step and before the next write, unless this pause has ended already."""
+        if not 0 < pause.epoch <= self.resumed.get(pause.scope, 0):
+            self.pauses.setdefault(pause.scope, pause)
+
+    def resume(self, scope: str, epoch: int) -> None:
+        """End the pause of `scope` that began before `epoch`; whichever there is, when that is 0."""
+        self.resumed[scope] = max(epoch, self.resumed.get(scope, 0))
+        found = self.pauses.get(scope)
+        if found and (epoch == 0 or found.epoch <= epoch):
+            del self.pauses[scope]
+
     @property
     def limits(self) -> UsageLimits:
         return self.capsule.limits if self.capsule else UsageLimits()
@@ -348,6 +365,7 @@ class RunState(BaseModel):
             refused=tuple(self.refused),
             refused_total=self.refused_total,
             kill=self.kill,
+            pauses=tuple(self.pauses.values()),
             judged=self.judged,
             fallbacks=self.fallbacks,
             fell_back_from=self.fell_back_from,

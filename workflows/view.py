@@ -83,6 +83,8 @@ def cockpit(state: RunState, workflow_id: str) -> str:
 
 def _ending(state: RunState) -> list[str]:
     lines: list[str] = []
+    for pause in state.pauses.values():
+        lines += ["", f"**Paused** ({_code(pause.scope or 'this run')}): {_code(pause.reason)}"]
     if state.kill.engaged:
         by = f" by {_code(state.kill.by, 200)} (as they said)" if state.kill.by else ""
         sure = "no write can start any more" if state.kill.acknowledged_at else "**not in force yet**: being written"

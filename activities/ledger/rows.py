@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.models import Frozen, Idempotency, Money, ResourceRef
+from policies.models import Frozen, Idempotency, Money, ResourceRef, Risk
 
-__all__ = ["Capability", "CapabilityKind", "Effect", "EffectState", "Enrolment", "Intent", "Standing"]
+__all__ = ["Capability", "CapabilityKind", "Effect", "EffectState", "Enrolment", "Intent", "Logged", "Standing", "Switch"]
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 CapabilityKind = Literal["run", "write", "delegation"]
@@ -17,6 +17,7 @@ class Intent(Frozen):
 
     Attributes:
         capability: id of the capability that covers it; one that was revoked stops the reservation.
+        risk: of the tool, as it declares it.
         per_run, per_agent_and_day: how many writes there may be, this one included; None for any number.
     """
 
@@ -34,6 +35,7 @@ class Intent(Frozen):
     capability: str = ""
     per_run: int | None = None
     per_agent_and_day: int | None = None
+    risk: Risk | Literal[""] = ""
 
 
 class Effect(Frozen):
@@ -42,6 +44,8 @@ class Effect(Frozen):
     Attributes:
         outcome: JSON text once `done`, or `CODE: SENTENCE` of why it `failed`.
         resolved_by, resolved_reason, resolved_at: the person who said what had become of an `indeterminate` effect.
+        epoch: the ledger's epoch when it was last reserved. Each switch raises it, so a reservation came after a switch if its
+            epoch isn't lower: by their order in the database, and not by anybody's clock.
     """
 
     idempotency_key: str
@@ -64,6 +68,8 @@ class Effect(Frozen):
     resolved_reason: str | None = None
     resolved_at: int | None = None
     capability: str = ""
+    risk: str = ""
+    epoch: int = 0
 
 
 class Capability(Frozen):
@@ -122,3 +128,31 @@ class Standing(Frozen):
     reason: str
     set_by: str
     set_at: int
+
+
+class Switch(Frozen):
+    """An off switch or a pause, as the gate sees it. `set_at` in Unix milliseconds.
+
+    Attributes:
+        epoch: its place in the order of all switches and reservations.
+    """
+
+    scope: str
+    reason: str
+    set_by: str
+    epoch: int
+    set_at: int
+
+
+class Logged(Frozen):
+    """Something that was done to a switch. `at` in Unix milliseconds; `detail` is JSON text, or empty."""
+
+    id: int
+    command: str
+    action: str
+    scope: str
+    reason: str
+    by: str
+    epoch: int
+    at: int
+    detail: str

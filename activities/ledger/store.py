@@ -1,7 +1,6 @@
 """The ledger's transactions, one method each. Blocking: activities call them in a thread."""
 
 import json
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,22 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from activities.ledger.rows import Capability, CapabilityKind, Effect, EffectState, Intent
-from activities.ledger.tables import capabilities, control, effects, kill_switches
-from policies.errors import InvalidInput, KillSwitchEngaged, NotFound, OutcomeIndeterminate, ToolRefusal, Unavailable
+from activities.ledger import switches
+from activities.ledger.rows import Capability, CapabilityKind, Effect, EffectState, Intent, Switch
+from activities.ledger.switches import lock as _lock
+from activities.ledger.switches import now_ms as _now
+from activities.ledger.switches import text_of as _text
+from activities.ledger.tables import capabilities, effects, kill_switches
+from policies.errors import (
+    InvalidInput,
+    KillSwitchEngaged,
+    NotFound,
+    OutcomeIndeterminate,
+    Paused,
+    ToolRefusal,
+    Unavailable,
+)
+from policies.switches import Scope
 
 __all__ = [
     "COUNTED",
@@ -134,18 +146,19 @@ class Ledger:
         """One transaction, for what other modules keep in this database."""
         return self._engine.begin()
 
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One transaction that only reads; it waits for nobody who writes."""
+        return self._reading()
+
     def engage(self, scope: str, reason: str, by: str) -> int:
         """Write an off switch and return when, in Unix milliseconds. Setting it again keeps the first."""
         with self._engine.begin() as connection:
-            epoch = _lock(connection) + 1
-            found = connection.execute(sa.select(kill_switches.c.set_at).where(kill_switches.c.scope == scope)).scalar()
-            if found is not None:
-                return int(found)
-            now = _now()
-            connection.execute(sa.update(control).values(epoch=epoch))
-            row = {"scope": scope, "reason": _text(reason), "set_by": _text(by)[:200], "epoch": epoch, "set_at": now}
-            connection.execute(sa.insert(kill_switches).values(row))
-            return now
+            return switches.engage(connection, scope, reason, by).set_at
+
+    def switched(self, scopes: Sequence[str]) -> tuple[Switch | None, Switch | None]:
+        """The off switch, and the pause, that covers one of `scopes`."""
+        with self._reading() as connection:
+            return switches.covering(connection, scopes)
 
     def subject_sum(self, tool: str, subject: str) -> int:
         """Cents that `tool` moved, or may have moved, for `subject` in the last 24 h."""
@@ -238,15 +251,16 @@ class Ledger:
 
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
+            Paused: a pause does; likewise.
             ToolRefusal: its capability was revoked, what was delegated is used up, or there were too many writes.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
         """
         row: Effect | None = None
         failure: Exception | None = None
         with self._engine.begin() as connection:
-            _lock(connection)
+            epoch = _lock(connection)
             row = _find(connection, intent.idempotency_key)
-            killed = _killed(connection, scopes)
+            killed, paused = switches.covering(connection, scopes)
             if row and row.state in ("done", "failed"):
                 return row
             if row and row.state in ("sent", "indeterminate"):
@@ -258,10 +272,10 @@ class Ledger:
                     failure = OutcomeIndeterminate(f"Whether `{intent.tool}` on `{intent.resource}` happened isn't known.")
                 else:
                     _set(connection, intent.idempotency_key, attempts=row.attempts + 1)
-            elif killed is not None:
+            elif stopped := _stopped(killed, paused):
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
-                failure = KillSwitchEngaged(f"A kill switch is on: {killed}")
+                failure = stopped
             elif (
                 refused := _uncovered(connection, intent)
                 or _over(connection, intent)
@@ -272,10 +286,10 @@ class Ledger:
                 failure = refused
             else:
                 if row:
-                    again = {**_values(intent), "attempts": row.attempts + 1, "settled_at": None}
+                    again = {**_values(intent, epoch), "attempts": row.attempts + 1, "settled_at": None}
                     _set(connection, intent.idempotency_key, **again)
                 else:
-                    connection.execute(sa.insert(effects).values(**_values(intent)))
+                    connection.execute(sa.insert(effects).values(**_values(intent, epoch)))
             row = _find(connection, intent.idempotency_key)
         if failure:
             raise failure
@@ -296,7 +310,7 @@ class Ledger:
         with self._engine.begin() as connection:
             _lock(connection)
             mine = sa.update(effects).where(effects.c.idempotency_key == key, effects.c.attempts == attempt)
-            if _killed(connection, scopes) is not None:
+            if switches.covering(connection, scopes)[0] is not None:
                 connection.execute(mine.where(effects.c.state == "reserved").values(state="released", settled_at=_now()))
                 connection.execute(mine.where(effects.c.state == "sent").values(state="indeterminate", settled_at=_now()))
                 return False
@@ -333,7 +347,8 @@ class Ledger:
             _lock(connection)
             row = _find(connection, key)
             if row is None:
-                connection.execute(sa.insert(effects).values({**_values(intent), "attempts": 0, **unsent}))
+                # Nothing is reserved by this: in the epoch before all switches, it isn't taken for what one let through.
+                connection.execute(sa.insert(effects).values({**_values(intent, 0), "attempts": 0, **unsent}))
             elif row.state in ("reserved", "released"):
                 _set(connection, key, **unsent)
             elif row.state == "sent":
@@ -388,6 +403,12 @@ class Ledger:
             query = query.where(sa.or_(effects.c.run_id == run, effects.c.workflow_id == run))
         if state is not None:
             query = query.where(effects.c.state == state)
+        with self._reading() as connection:
+            return [Effect.model_validate(dict(r)) for r in connection.execute(query).mappings()]
+
+    def effects_by_key(self, keys: Sequence[str]) -> list[Effect]:
+        """The rows of these keys, oldest first."""
+        query = sa.select(effects).where(effects.c.idempotency_key.in_(list(keys))).order_by(effects.c.reserved_at)
         with self._reading() as connection:
             return [Effect.model_validate(dict(r)) for r in connection.execute(query).mappings()]
 
@@ -487,14 +508,13 @@ def _postgresql(url: URL) -> Engine:
     return engine
 
 
-def _lock(connection: Connection) -> int:
-    return int(connection.execute(sa.select(control.c.epoch).with_for_update()).scalar_one())
-
-
-def _killed(connection: Connection, scopes: Sequence[str]) -> str | None:
-    """The reason of an off switch that covers one of `scopes`."""
-    query = sa.select(kill_switches.c.reason).where(kill_switches.c.scope.in_(list(scopes))).limit(1)
-    return connection.execute(query).scalar()
+def _stopped(killed: Switch | None, paused: Switch | None) -> KillSwitchEngaged | Paused | None:
+    """Why nothing may be reserved now, if a switch says so."""
+    if killed:
+        scope = Scope.parse(killed.scope)
+        what = "" if scope.kind == "run" else f" for {scope.words}"
+        return KillSwitchEngaged(f"A kill switch is on{what}: {killed.reason}", ends_run=scope.ends_runs)
+    return Paused(paused.scope, paused.reason, paused.epoch) if paused else None
 
 
 def _epoch(scopes: Sequence[str]) -> sa.Select[Any]:
@@ -577,7 +597,7 @@ def _sum(connection: Connection, tool: str, subject: str, but: str) -> int:
     return int(found)
 
 
-def _values(intent: Intent) -> dict[str, object]:
+def _values(intent: Intent, epoch: int) -> dict[str, object]:
     return {
         "idempotency_key": intent.idempotency_key,
         "run_id": intent.run_id,
@@ -595,13 +615,6 @@ def _values(intent: Intent) -> dict[str, object]:
         "outcome": "",
         "reserved_at": _now(),
         "capability": intent.capability,
+        "risk": intent.risk,
+        "epoch": epoch,
     }
-
-
-def _text(given: str) -> str:
-    """`given` without what a database can't store: a stranger's odd letter must not stop a kill."""
-    return given.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
 
-__all__ = ["capabilities", "control", "effects", "enrolments", "kill_switches", "metadata", "standings"]
+__all__ = ["capabilities", "control", "effects", "enrolments", "kill_switches", "metadata", "pauses", "standings", "switch_log"]
 
 metadata = MetaData()
 
@@ -29,9 +29,13 @@ effects = Table(
     Column("resolved_reason", Text),
     Column("resolved_at", BigInteger),
     Column("capability", String(64), nullable=False, server_default=""),
+    Column("risk", String(16), nullable=False, server_default=""),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
     Index("effects_by_run", "run_id"),
     Index("effects_by_agent", "agent", "reserved_at"),
     Index("effects_by_subject", "subject", "tool", "reserved_at"),
+    Index("effects_by_epoch", "epoch"),
+    Index("effects_open", "state"),
 )
 
 # Tokens never leave this table but to be checked: history holds ids. A delegation has no run until one takes it.
@@ -62,14 +66,36 @@ capabilities = Table(
     Index("capabilities_by_subject", "subject", "agent", "kind"),
 )
 
-kill_switches = Table(
-    "kill_switches",
+
+def _switches(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("scope", String(300), primary_key=True),
+        Column("reason", Text, nullable=False),
+        Column("set_by", String(200), nullable=False),
+        Column("epoch", BigInteger, nullable=False),
+        Column("set_at", BigInteger, nullable=False),
+    )
+
+
+# What is switched now. A release deletes the row; what was done and why stays in the log, to which rows are only added.
+kill_switches = _switches("kill_switches")
+pauses = _switches("pauses")
+switch_log = Table(
+    "switch_log",
     metadata,
-    Column("scope", String(255), primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("command", String(100), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("scope", String(300), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("set_by", String(200), nullable=False),
+    Column("by", String(200), nullable=False),
     Column("epoch", BigInteger, nullable=False),
-    Column("set_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("switch_log_by_command", "command"),
+    Index("switch_log_by_scope", "scope", "id"),
 )
 
 # One row. Each reservation and each kill locks it first, so that their order is total on any database.

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from activities import proposal
 from activities.capabilities import Capabilities
-from activities.ledger import store
+from activities.ledger import store, switches
 from activities.ledger.store import Ledger
 from activities.ledger.tables import effects
 from policies import approvals, bundle
@@ -80,7 +80,7 @@ def _ledger_reservation(patch: pytest.MonkeyPatch) -> None:
 
 
 def _kill_check(patch: pytest.MonkeyPatch) -> None:
-    """`_killed`, before a reservation and before sending, and the epochs by which a kill ends capabilities."""
+    """`covering`, before a reservation and before sending, and the epochs by which a kill ends capabilities."""
     standing = Ledger.standing
 
     def alive(self: Ledger, name: str, run_id: str) -> tuple[bool, int]:
@@ -89,7 +89,10 @@ def _kill_check(patch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> int:
         return 0
 
-    patch.setattr(store, "_killed", _nothing)
+    def nothing(*_: object) -> tuple[None, None]:
+        return None, None
+
+    patch.setattr(switches, "covering", nothing)
     patch.setattr(Ledger, "standing", alive)
     patch.setattr(Ledger, "epoch", none)
 

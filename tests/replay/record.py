@@ -18,12 +18,15 @@ from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
+from policies.switches import FLEET, Scope
 from remit import __version__
 from remit.demo import DEMO, Ticket, tickets
 from remit.embedded import TemporalServer, WorkerProcess
+from remit.fleet import Fleet
 from remit.scripts import read_script
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
+from workflows.fleet_messages import fleet_id
 from workflows.messages import RunResult
 
 HISTORIES = Path(__file__).parent / "histories" / __version__
@@ -128,6 +131,28 @@ async def _edited(client: Client, home: Path) -> None:
         await _store("edited", run)
 
 
+async def _fleet(client: Client, home: Path) -> None:
+    """What `FleetControl` is told, junk included, and a run that is parked, goes on and is then stopped by a switch."""
+    refund = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
+    async with Engine(client, home) as engine:
+        fleet, agent = Fleet(client, engine.settings.task_queue), Scope.parse("agent:billing-resolution")
+        control = client.get_workflow_handle(fleet_id(engine.settings.task_queue))
+        await fleet.pause(agent, "A look at the prompts.", by="ana")
+        run = await engine.start([refund, final()], ticket="T-1002")
+        await engine.until(run.id, lambda s: s.status == "paused")
+        await fleet.report(await fleet.resume(agent, "They are fine.", by="ana"))
+        await engine.pending(run.id)
+        drill = await fleet.kill(FLEET, "Weekly.", drill=True)
+        await fleet.report(drill)
+        await fleet.drilled(Scope.parse(drill.scope), 40)
+        await control.signal("kill", {"scope": "galaxy"})
+        await control.signal("kill", {"scope": "tool:draft_reply", "reason": "By signal."})
+        await fleet.report(await fleet.kill(agent, "Wrong prices.", by="ana"))
+        await run.result()
+        await _store("told_of_a_switch", run)
+        await _store("fleet_control", control)
+
+
 async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
     history = _impersonal(json.loads((await run.fetch_history()).to_json()))
     (HISTORIES / f"{name}.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -162,6 +187,7 @@ async def record() -> None:
             await _refused_start(client, home("refused_start"))
             await _edited(client, home("edited"))
             await _continued(client, home("continued"))
+            await _fleet(client, home("fleet"))
         finally:
             server.stop()
 

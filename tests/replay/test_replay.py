@@ -16,6 +16,7 @@ from remit.connection import CONVERTER
 from remit.demo import tickets
 from remit.sandbox import runner
 from workflows.agent_run import AgentRun
+from workflows.fleet_control import FleetControl
 
 HISTORIES = Path(__file__).parent / "histories"
 STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path in HISTORIES.glob("*/*.json"))
@@ -24,7 +25,7 @@ STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path 
 
 def replayer() -> Replayer:
     """A replayer set up as the worker is."""
-    return Replayer(workflows=[AgentRun], workflow_runner=runner(), data_converter=CONVERTER)
+    return Replayer(workflows=[AgentRun, FleetControl], workflow_runner=runner(), data_converter=CONVERTER)
 
 
 def text(name: str) -> str:

@@ -141,6 +141,8 @@ def test_a_reservation_records_the_intent(ledger: Ledger) -> None:
         "resolved_reason": None,
         "resolved_at": None,
         "capability": "",
+        "risk": "",
+        "epoch": 0,
     }
 
 
@@ -688,7 +690,11 @@ def test_a_ledger_of_the_first_version_is_upgraded(url: str) -> None:
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        old = {c.name: "x" for c in effects.columns if not c.name.startswith("resolved_") and c.name != "capability"}
+        old = {
+            c.name: "x"
+            for c in effects.columns
+            if not c.name.startswith("resolved_") and c.name not in ("capability", "risk", "epoch")
+        }
         numbers = {"amount_cents": 4900, "attempts": 1, "reserved_at": 5, "settled_at": 6}
         connection.execute(sa.insert(effects).values({**old, **numbers, "currency": "USD", "state": "indeterminate"}))
     engine.dispose()

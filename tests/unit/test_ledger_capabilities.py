@@ -65,8 +65,7 @@ def reserve(ledger: Ledger, key: str, name: str, cents: int = 2500, run: str = "
         approvers=(),
         strategy="native_key",
         capability=name,
-        **limits,
-    )
+    ).model_copy(update=limits)
     return ledger.reserve(intent, [run_scope("run-1")], lambda _: None).state
 
 

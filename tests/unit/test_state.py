@@ -21,6 +21,7 @@ from workflows.messages import (
     KillState,
     Message,
     Minted,
+    PauseState,
     ScriptTurn,
     Segment,
     StartInput,
@@ -113,6 +114,8 @@ def whole() -> RunState:
         judged={"ap-2-0": refund()},
         nonces=["n" * 16],
         kill=KillState(engaged=True, reason="stop", by="ana", requested_at=NOW),
+        pauses={"fleet": PauseState(scope="fleet", reason="a look", epoch=2)},
+        resumed={"fleet": 1},
         capability=Minted(id="cap_1", expires_at=NOW + 600),
         people=Directory(people=(Person(sub=ANA),), live=True),
         refs=["sha256:" + "0" * 64],
@@ -143,7 +146,7 @@ def test_what_is_settled_need_not_be_judged_again() -> None:
 def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
     """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
     given = capsule()
-    since = ("capability", "delegations", "priority", "weight", "history_events")
+    since = ("capability", "delegations", "priority", "weight", "history_events", "paused")
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}
     assert given.digest == digest(older) == Capsule.model_validate(older).digest
@@ -401,3 +404,24 @@ def test_the_loop_guard_remembers_the_latest_calls() -> None:
         assert run.seen_before("get_ticket", str(n)) == 1
         assert run.seen_before("get_ticket", "again") == n + 1
     assert len(run.identical) == MAX_IDENTICAL
+
+
+def test_a_pause_holds_until_its_own_end() -> None:
+    """A pause ends with the end of its scope, not with an earlier one, nor with that of another scope."""
+    run = state()
+    run.pause(PauseState(scope="fleet", reason="a", epoch=4))
+    run.pause(PauseState(scope="agent:x", reason="b", epoch=5))
+    run.resume("agent:x", 6)
+    run.resume("fleet", 3)
+    assert list(run.pauses) == ["fleet"]
+    run.resume("fleet", 7)
+    assert run.pauses == {}
+
+
+@pytest.mark.parametrize(("epoch", "held"), [(4, False), (5, False), (6, True), (0, True)])
+def test_a_pause_that_has_ended_holds_nothing(epoch: int, held: bool) -> None:
+    """Signals may cross: what counts is the ledger's order. One of epoch 0 isn't in the ledger, and holds."""
+    run = state()
+    run.resume("fleet", 5)
+    run.pause(PauseState(scope="fleet", reason="late", epoch=epoch))
+    assert bool(run.pauses) is held
