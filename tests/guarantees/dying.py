@@ -219,8 +219,7 @@ def _work(
             super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory, results)
 
     worker.ToolActivities = Doomed
-    # The SDK would hash all modules of the process for the build id.
-    options: dict[str, Any] = {"build_id": "tests"}
+    options: dict[str, Any] = {}
     if point:
         options["max_cached_workflows"] = 0  # else a run waits for the worker that had it last, though it is dead
     if sticky_seconds is not None:
@@ -231,7 +230,8 @@ def _work(
         options["max_concurrent_activities"] = 1
         options["max_concurrent_workflow_task_polls"] = 1
     worker.Worker = functools.partial(Worker, **options)  # type: ignore[assignment,misc]
-    asyncio.run(_serve(Settings.model_validate(settings), address, _mark(log, os.getpid())))
+    unversioned = Settings.model_validate({**settings, "deployment": "none", "build_id": "tests"})
+    asyncio.run(_serve(unversioned, address, _mark(log, os.getpid())))
     os._exit(0)  # the SDK's threads can abort a normal interpreter exit (sdk-python#300)
 
 

@@ -150,7 +150,7 @@ async def test_who_edited_may_edit_again_or_reject(engine: Engine) -> None:
 async def test_an_edit_that_cannot_be_used_changes_nothing(
     engine: Engine, changes: dict[str, Any], reason: str, message: str
 ) -> None:
-    """By update the caller hears why, by signal it is recorded; the approval goes on waiting as it was."""
+    """By update the caller hears why, and by signal too it is recorded; the approval goes on waiting as it was."""
     run = await engine.start(ONE_PERSON, ticket="T-1002")
     before = (await engine.pending(run.id)).approvals
     token = await engine.token(run.id, "ana", "edit", changes=changes)
@@ -158,8 +158,8 @@ async def test_an_edit_that_cannot_be_used_changes_nothing(
         await engine.remit.decide(run.id, *token)
     assert (refused.value.reason, refused.value.message.startswith(message)) == (reason, True)
     await run.signal("decide", decision_payload(*token))
-    after = await engine.until(run.id, lambda s: s.refused_total == 1)
-    assert (after.approvals, after.refused[0].reason) == (before, reason)
+    after = await engine.until(run.id, lambda s: s.refused_total == 2)
+    assert (after.approvals, [r.reason for r in after.refused]) == (before, [reason, reason])
     await engine.decide(run.id, "ana")
     await engine.closed(run.id)
     assert refunded(engine) == [("in_1004", 12000)]

@@ -197,6 +197,8 @@ def test_commands_that_are_named_exist() -> None:
     from remit.cli import app
 
     known = set(getattr(get_command(app), "commands", {}))
-    named = set(re.findall(r"`?remit ([a-z]+)", block("session") + "\n" + "\n".join(re.findall(r"`(remit [^`]+)`", README))))
+    named = set(
+        re.findall(r"`?remit ([a-z][a-z-]*)", block("session") + "\n" + "\n".join(re.findall(r"`(remit [^`]+)`", README)))
+    )
     assert known
     assert named <= known
