@@ -118,6 +118,26 @@ async def _continued(client: Client, home: Path) -> None:
         await _store("continued", engine.remit.handle(run.id))
 
 
+async def _waiting(client: Client, home: Path) -> None:
+    """Both histories of a run that was flooded while it waited for people; the second one has the approval."""
+    both = turn(
+        call("request_refund", invoice_id="in_1006", amount_cents=74000, reason="service_issue"),
+        call("draft_reply", ticket_id="T-1003", text="We are looking into it."),
+    )
+    async with Engine(client, home, overrides={"history_events": 80}) as engine:
+        run = await engine.start([both, final()], ticket="T-1003")
+        await engine.pending(run.id)
+        await engine.decide(run.id, "ana")
+        for n in range(12):
+            await engine.remit.handle(run.id).signal("junk", n)
+        while (await engine.remit.handle(run.id).describe()).run_id == run.first_execution_run_id:
+            await asyncio.sleep(0.05)
+        await engine.decide(run.id, "bo")
+        await run.result()
+        await _store("left_open", client.get_workflow_handle(run.id, run_id=run.first_execution_run_id))
+        await _store("reopened", engine.remit.handle(run.id))
+
+
 async def _edited(client: Client, home: Path) -> None:
     """An approval that ends with an edit, and the edited action approved by somebody else."""
     refund = turn(call("request_refund", invoice_id="in_1006", amount_cents=74000, reason="duplicate"))
@@ -187,6 +207,7 @@ async def record() -> None:
             await _refused_start(client, home("refused_start"))
             await _edited(client, home("edited"))
             await _continued(client, home("continued"))
+            await _waiting(client, home("waiting"))
             await _fleet(client, home("fleet"))
         finally:
             server.stop()
