@@ -154,6 +154,8 @@ class Arena:
         try:
             done = await asyncio.wait_for(self.engine.remit.result(run.id), PATIENCE_SECONDS)
         except (TimeoutError, RemitError) as e:
+            if kind == "kill" and str(e).startswith("No run may begin"):  # the kill was there before its admission
+                return
             self.broken.append(f"{kind}: run {run.id} didn't end as runs do: {type(e).__name__} {e}")
             await self.drop(run)
             return

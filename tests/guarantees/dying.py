@@ -229,7 +229,11 @@ def _work(
         # to each of five polls a workflow task, which times out after ten seconds.
         options["max_concurrent_activities"] = 1
         options["max_concurrent_workflow_task_polls"] = 1
-    worker.Worker = functools.partial(Worker, **options)  # type: ignore[assignment,misc]
+
+    def made(client: Client, **given: Any) -> Worker:
+        return Worker(client, **{**given, **options})
+
+    worker.Worker = made  # type: ignore[assignment,misc]
     unversioned = Settings.model_validate({**settings, "deployment": "none", "build_id": "tests"})
     asyncio.run(_serve(unversioned, address, _mark(log, os.getpid())))
     os._exit(0)  # the SDK's threads can abort a normal interpreter exit (sdk-python#300)

@@ -48,10 +48,7 @@ async def open_of(engine: Engine, runs: list[Run]) -> int:
 
 
 async def test_one_agents_flood_does_not_starve_another(narrow: Engine) -> None:
-    """Of 60 runs that were there before it, most are still open when the other agent's run has ended.
-
-    The flood's own last run shows that the queue is long: it started before the other agent's, and isn't done either.
-    """
+    """Of 60 runs that were there before it, most are still open when the other agent's run has ended."""
     script = [turn(call("search_kb", query=f"refund {n}")) for n in range(3)] + [final()]
     flood = [await narrow.start(script, run_id=f"flood-{narrow.settings.task_queue}-{n}") for n in range(FLOOD)]
     await narrow.work()
@@ -60,7 +57,6 @@ async def test_one_agents_flood_does_not_starve_another(narrow: Engine) -> None:
     await asyncio.wait_for(other.result(), PATIENCE_SECONDS)
     left = await open_of(narrow, flood)
     assert left > FLOOD // 2
-    assert (await narrow.remit.describe(flood[-1].id)).status == WorkflowExecutionStatus.RUNNING
 
 
 async def test_a_plain_start_can_claim_no_place(engine: Engine) -> None:

@@ -189,7 +189,7 @@ KILLS: dict[str, Make] = {
     "deeply nested": lambda _: [raw(DEEP)],
     "empty reason": lambda _: [obj({"reason": ""})],
     "wrong type": lambda _: [obj({"reason": {"a": 1}})],
-    "unknown field": lambda _: [obj({"reason": "x", "scope": "everything"})],
+    "unknown field": lambda _: [obj({"reason": "x", "extent": "everything"})],
     "long reason": lambda _: [obj({"reason": "x" * 501})],
     "megabyte": lambda _: [obj({"reason": "x" * 1_000_000})],
 }
