@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import zip_longest
 from typing import Any, cast
 
@@ -63,7 +64,13 @@ class Converter(PydanticPayloadConverter):
             return RawValue(payload)
 
 
-CONVERTER = DataConverter(payload_converter_class=Converter)
+@cache
+def _shared() -> Converter:
+    """The one instance: the SDK asks for several a step, and each would build its type adapters anew."""
+    return Converter()
+
+
+CONVERTER = DataConverter(payload_converter_class=cast("type[Converter]", _shared))
 """For histories that hold everything themselves, and nothing encrypted."""
 
 

@@ -26,7 +26,12 @@ __all__ = ["Process", "TemporalServer", "WorkerProcess", "free_port", "temporal_
 
 # The dev server's defaults poll each queue 20 times a second, which costs 50 ms a task; with these and WAL it doesn't.
 TUNING = tuple(f"history.{queue}ProcessorMaxPollRPS=2000" for queue in ("transfer", "timer", "visibility"))
-FAIRNESS = "matching.enableFairness=true"  # off by default: fairness keys would count for nothing
+# Off by default, and then fairness keys count for nothing; and each partition of a queue, four by default, is fair for itself.
+FAIRNESS = (
+    "matching.enableFairness=true",
+    "matching.numTaskqueueReadPartitions=1",
+    "matching.numTaskqueueWritePartitions=1",
+)
 PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL")
 _TYPES = {1: "Text", 2: "Keyword", 3: "Int", 4: "Double", 5: "Bool"}
 
@@ -146,7 +151,7 @@ class TemporalServer(Process):
             argv += ["--ui-port", str(ui_port), *(["--ui-codec-endpoint", codec] if codec else [])]
         for pragma in PRAGMAS:
             argv += ["--sqlite-pragma", pragma]
-        for value in (*TUNING, FAIRNESS):
+        for value in (*TUNING, *FAIRNESS):
             argv += ["--dynamic-config-value", value]
         for key in SEARCH_ATTRIBUTES:
             argv += ["--search-attribute", f"{key.name}={_TYPES[int(key.indexed_value_type)]}"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import NoReturn, cast
-from weakref import WeakKeyDictionary
+from weakref import finalize
 
 from activities.providers.base import ProviderError
 from policies.errors import MissingKey
@@ -64,12 +64,14 @@ def remembered(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]
 
     A cache of a certain size would be worth nothing once the transcripts of all runs together are larger.
     """
-    kept: WeakKeyDictionary[Message, bytes] = WeakKeyDictionary()
+    kept: dict[int, bytes] = {}  # by identity: hashing and comparing whole messages would cost what all of them cost
 
     def rendered(message: Message) -> bytes:
-        found = kept.get(message)
+        key = id(message)
+        found = kept.get(key)
         if found is None:
-            found = kept[message] = render(message)
+            found = kept[key] = render(message)
+            finalize(message, kept.pop, key).atexit = False
         return found
 
     return rendered

@@ -36,7 +36,12 @@ class OpenAIProvider:
     def __init__(self, api_key: str, base_url: str | None = None) -> None:
         base_url = base_url or _VENDOR
         self._limit = limit_field(base_url)
-        self._client = openai.AsyncOpenAI(api_key=_http.checked_key(api_key, _KEY), base_url=base_url, max_retries=0)
+        self._client = openai.AsyncOpenAI(
+            api_key=_http.checked_key(api_key, _KEY),
+            base_url=base_url,
+            max_retries=0,
+            http_client=openai.DefaultAioHttpClient(),
+        )
 
     async def complete(self, request: ModelRequest) -> Completion:
         body = self._body(request)
@@ -52,16 +57,17 @@ class OpenAIProvider:
     async def _post(self, body: bytes, timeout_s: float) -> object:
         # `from None` throughout: the SDK's errors hold the request, and Temporal writes causes into history.
         try:
-            # The SDK's timeout is per read, so a server that dribbles could hold the call for ever.
+            # The SDK's timeout is per read, so a server that dribbles could hold the call for ever; and over aiohttp a broken
+            # connection looks like one.
             async with asyncio.timeout(timeout_s):
                 return await self._client.post(
                     "/chat/completions",
                     content=body,
                     cast_to=ChatCompletion,
                     # A followed redirect would take the transcript to a host that nobody configured.
-                    options={"headers": _http.JSON_HEADERS, "timeout": timeout_s, "follow_redirects": False},
+                    options={"headers": _http.JSON_HEADERS, "timeout": None, "follow_redirects": False},
                 )
-        except (openai.APITimeoutError, TimeoutError):
+        except TimeoutError:
             raise _http.timed_out(timeout_s) from None
         except openai.APIConnectionError:
             raise _http.unreachable() from None
