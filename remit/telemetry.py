@@ -32,7 +32,7 @@ from temporalio.worker import (
 )
 from temporalio.workflow import NondeterminismError
 
-from remit import __version__
+from remit import __version__, spans
 from remit.codec import KeyAwaited, Unreadable
 from remit.settings import Settings
 
@@ -169,7 +169,7 @@ def traces(settings: Settings) -> list[SimplePlugin]:
     provider = create_tracer_provider(resource=Resource.create({"service.name": "remit", "service.version": __version__}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    return [SimplePlugin("remit.telemetry", interceptors=[_Guard()]), OpenTelemetryPlugin(add_temporal_spans=True)]
+    return [SimplePlugin("remit.telemetry", interceptors=[_Guard()]), OpenTelemetryPlugin(), spans.plugin()]
 
 
 def flush() -> None:
