@@ -173,6 +173,7 @@ class AuthorityActivities:
             priority=agent.priority,
             weight=agent.weight,
             history_events=self._history_events,
+            recorded=True,
         )
 
     def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:

@@ -1,16 +1,21 @@
-"""`write_kill`, the durable off switch of a run, and `archive`, which moves finished parts of a long one to storage."""
+"""What a run leaves outside its history: the row of its kill, its finished parts in storage, the record of its end."""
 
 import asyncio
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.failures import ledger_needed
+from activities.ledger import records
+from activities.ledger.rows import RunRecord
 from activities.ledger.store import Ledger, run_scope
 from activities.runs import Runs
 from activities.segments import write_segment
 from activities.storage import Storage
 from policies.errors import RemitError
+from policies.switches import subject_tag
 from workflows.messages import Archive, KillState, Segment, StoredSegment, WriteKill
+from workflows.records import RunEnd
 
 __all__ = ["RecordActivities"]
 
@@ -50,3 +55,25 @@ class RecordActivities:
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code) from None  # retried: nothing is lost meanwhile
         return Segment(key=key, since=wanted.since, until=wanted.until, head=head, calls=wanted.calls)
+
+    @activity.defn(name="record_run")
+    async def record_run(self, end: RunEnd) -> bool:
+        """Keep how the run ended, and say whether it wasn't kept yet. Safe to repeat."""
+        with ledger_needed():
+            return await asyncio.to_thread(self._keep, end)
+
+    def _keep(self, end: RunEnd) -> bool:
+        same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally"})
+        tally = end.tally.model_dump(exclude={"first_write_at"})
+        first = end.tally.first_write_at
+        record = RunRecord(
+            **same,
+            **tally,
+            arm="agent",
+            subject_tag=subject_tag(end.subject) if end.subject else "",
+            started_at=end.started_at * 1000,
+            closed_at=end.closed_at * 1000,
+            first_response_ms=(first - end.started_at) * 1000 if first else None,
+        )
+        with self._ledger.begin() as connection:
+            return records.keep(connection, record)

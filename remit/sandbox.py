@@ -21,6 +21,7 @@ PURE = (
     "workflows.messages",
     "workflows.options",
     "workflows.ports",
+    "workflows.records",
     "workflows.state",
     "workflows.turn",
     "workflows.view",

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -347,6 +347,7 @@ class AgentRun:
             request = state.approvals[name].request
         else:
             state.approvals[name] = Approval(request=request)
+            state.tally = state.tally.more(asked=1)
             state.judged[name] = turn.facts(bound, call.recorded)
         self._set_status("waiting_for_approval")
         for step in self._capsule.approval_rules.escalation:
@@ -364,6 +365,8 @@ class AgentRun:
         self._check()
         self._set_status("waiting_for_approval" if state.pending else "running")
         approval = state.approvals[name]
+        if approval.status in ("approved", "rejected"):
+            state.tally = state.tally.more(**{"edited" if approval.edit else approval.status: 1})
         if approval.status == "rejected":
             last = approval.decisions[-1]
             raise ToolRefusal("rejected", f"{last.sub} rejected this: {last.reason or 'no reason given'}")
@@ -406,6 +409,8 @@ class AgentRun:
         for call in calls:
             arguments = json.dumps(call.bound.values, sort_keys=True) if call.bound else call.request.arguments
             count = self._state.seen_before(call.request.name, arguments)
+            if count > 1:
+                self._state.tally = self._state.tally.more(repeated=1)
             budgets.check_identical(count, self._state.limits, call.request.name[:80])
 
     async def _carry_out(self, turn: Turn, calls: list[Call]) -> OpenTurn | None:
@@ -454,6 +459,12 @@ class AgentRun:
         for call in calls:
             if call.index in done:
                 turn.observe(call, done[call.index])
+                self._written(call, done[call.index])
+
+    def _written(self, call: Call, outcome: ToolOutcome) -> None:
+        tally = self._state.tally
+        if outcome.status == "done" and call.bound and call.bound.spec.effect == "write" and not tally.first_write_at:
+            self._state.tally = tally.model_copy(update={"first_write_at": self._now()})
 
     async def _perform(self, turn: Turn, call: Call) -> ToolOutcome:
         bound = call.bound
@@ -661,13 +672,17 @@ class AgentRun:
             self._observe(turn, calls, state.turn.done)
         # Also asked of a halted plan, whose end means nothing, or it would be logged as never looked at.
         error = None if plan.cancelled() else plan.exception()
-        if error and not self._halted:
-            self._fail(error)
-        self._publish()
+        failure = self._failure(error) if error and not self._halted else None
+        if failure is None:
+            self._publish()
+        if end := state.end(self._run_id, self._workflow_id, self._now()):
+            await ports.record_run(end, summary=state.status)
+        if failure:
+            raise failure
         await workflow.wait_condition(workflow.all_handlers_finished)
 
-    def _fail(self, error: BaseException) -> NoReturn:
-        """Fail the workflow, not its task, with the sentence of the activity that gave up."""
+    def _failure(self, error: BaseException) -> ApplicationError:
+        """What fails the workflow, not its task, with the sentence of the activity that gave up."""
         cause = error.cause if isinstance(error, ActivityError) else error
         if isinstance(cause, ApplicationError):
             sentence, code = cause.message, cause.type or "failed"
@@ -679,7 +694,7 @@ class AgentRun:
             raise error
         self._state.stopped_by, self._state.summary = code, sentence
         self._set_status("failed")
-        raise ApplicationError(sentence, type=code, non_retryable=True)
+        return ApplicationError(sentence, type=code, non_retryable=True)
 
     # ---- what others may send and ask ---------------------------------------------------------------------------
 

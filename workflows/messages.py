@@ -238,7 +238,7 @@ class PauseState(Frozen):
     since: int = 0
 
 
-_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused")
+_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded")
 
 
 class Capsule(Frozen):
@@ -249,6 +249,7 @@ class Capsule(Frozen):
         paused: the pause that it was admitted under.
         priority, weight: the agent's place among those that wait for a worker, as its `agent.toml` says.
         history_events: how many events fill a history, so that the run goes on in a new one.
+        recorded: whether the run ends with `record_run`, as it does since there are such records.
     """
 
     run_id: str
@@ -273,6 +274,7 @@ class Capsule(Frozen):
     priority: int | None = None
     weight: int | None = None
     history_events: int | None = None
+    recorded: bool = False
 
     @cached_property
     def digest(self) -> str:

@@ -25,12 +25,16 @@ __all__ = [
 ]
 
 
-class LocalOptions(TypedDict):
+class _Options(TypedDict):
     start_to_close_timeout: timedelta
     retry_policy: RetryPolicy
 
 
-class ActivityOptions(LocalOptions, total=False):
+class LocalOptions(_Options, total=False):
+    local_retry_threshold: timedelta
+
+
+class ActivityOptions(_Options, total=False):
     heartbeat_timeout: timedelta
     cancellation_type: ActivityCancellationType
 
@@ -76,6 +80,13 @@ READ: LocalOptions = {"start_to_close_timeout": timedelta(seconds=10), "retry_po
 
 # No ledger, no capability: it waits some twenty seconds for one.
 MINT: LocalOptions = {"start_to_close_timeout": timedelta(seconds=10), "retry_policy": _retry(10, initial=0.1, longest=4.0)}
+
+# The last thing of a run; it waits for the ledger, with timers in between once that is away for longer.
+RECORD: LocalOptions = {
+    "start_to_close_timeout": timedelta(seconds=10),
+    "retry_policy": _retry(10_000, initial=0.1, longest=60.0),
+    "local_retry_threshold": timedelta(seconds=2),
+}
 
 # G4: the kill row must land, however long the ledger is away.
 KILL: ActivityOptions = {

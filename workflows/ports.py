@@ -28,6 +28,7 @@ from workflows.messages import (
     ToolOutcome,
     WriteKill,
 )
+from workflows.records import RunEnd
 
 __all__ = [
     "admit",
@@ -41,6 +42,7 @@ __all__ = [
     "read_facts",
     "read_people",
     "read_tool",
+    "record_run",
     "report_switch",
     "tell_runs",
     "write_kill",
@@ -101,6 +103,10 @@ async def execute_tool(arg: ExecuteTool, *, attempts: int, summary: str) -> Tool
     return await workflow.execute_activity(
         "execute_tool", arg, result_type=ToolOutcome, summary=summary, priority=_share(), **options.write(attempts)
     )
+
+
+async def record_run(arg: RunEnd, *, summary: str) -> bool:
+    return await _local("record_run", arg, bool, summary, options.RECORD)
 
 
 async def write_kill(arg: WriteKill, *, summary: str) -> KillState:

@@ -31,6 +31,7 @@ from workflows.messages import (
     TranscriptPage,
     Window,
 )
+from workflows.records import RunEnd, Tally
 
 __all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "OpenCall", "OpenTurn", "RunState", "parse_message"]
 
@@ -109,6 +110,7 @@ class RunState(BaseModel):
         turn: the turn that an earlier history left open.
         starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
         context_tokens: input tokens of the latest model call, until the conversation is compacted.
+        tally: what its calls and approvals came to, for the record of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -150,6 +152,7 @@ class RunState(BaseModel):
     summary: str = ""
     fallbacks: int = 0
     fell_back_from: str = ""
+    tally: Tally = Tally()
     _events: int = PrivateAttr(default=0)  # of this history only
     _bytes: int = PrivateAttr(default=0)
 
@@ -370,6 +373,29 @@ class RunState(BaseModel):
             fallbacks=self.fallbacks,
             fell_back_from=self.fell_back_from,
             segments=tuple(self.segments),
+        )
+
+    def end(self, run_id: str, workflow_id: str, now: int) -> RunEnd | None:
+        """What the ledger keeps of the run; None when it wasn't admitted, or before such records were kept."""
+        capsule, usage = self.capsule, self.usage
+        if capsule is None or not capsule.recorded:
+            return None
+        return RunEnd(
+            run_id=run_id,
+            workflow_id=workflow_id,
+            agent=capsule.agent.name,
+            release=capsule.release,
+            mode=capsule.agent.mode,
+            policy_version=capsule.bundle.version,
+            subject=capsule.subject,
+            outcome=self.status,
+            started_at=capsule.admitted_at,
+            closed_at=now,
+            model_calls=usage.model_calls,
+            tool_calls=usage.tool_calls,
+            tokens=usage.input_tokens + usage.output_tokens,
+            cost_micro_usd=usage.cost_micro_usd,
+            tally=self.tally,
         )
 
     def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:

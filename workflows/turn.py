@@ -291,6 +291,7 @@ class Turn:
             state.tainted = state.tainted or bool(bound and bound.spec.untrusted)
         else:
             state.failed(name, outcome.attempt)
+            state.tally = state.tally.refused(outcome.reason or outcome.status)
             left = max(0, state.limits.attempts_per_step - state.failures[name])
             error = {"code": outcome.reason or outcome.status, "message": outcome.content, "attempts_left": left}
             edited = {"edited_by_people": approvals.edit_note(call.edits)} if call.edits else {}

@@ -6,7 +6,18 @@ from pydantic import Field
 
 from policies.models import Frozen, Idempotency, Money, ResourceRef, Risk
 
-__all__ = ["Capability", "CapabilityKind", "Effect", "EffectState", "Enrolment", "Intent", "Logged", "Standing", "Switch"]
+__all__ = [
+    "Capability",
+    "CapabilityKind",
+    "Effect",
+    "EffectState",
+    "Enrolment",
+    "Intent",
+    "Logged",
+    "RunRecord",
+    "Standing",
+    "Switch",
+]
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 CapabilityKind = Literal["run", "write", "delegation"]
@@ -156,3 +167,44 @@ class Logged(Frozen):
     epoch: int
     at: int
     detail: str
+
+
+class RunRecord(Frozen):
+    """A run as it ended, for the figures of its agent. Times in Unix milliseconds, model cost in micro-USD.
+
+    Attributes:
+        release: digest of what it was pinned to.
+        arm: who did the work, for comparisons.
+        subject_tag: `policies.switches.subject_tag` of whom it was for.
+        denied, invalid, errors, repeated, asked, approved, rejected, edited: as in `workflows.records.Tally`.
+        moved_cents: by its writes that happened, or may have.
+        first_response_ms: from the start to the first write; None when nothing was written.
+        recorded_at: when this row was written, by the ledger's worker.
+    """
+
+    run_id: str
+    workflow_id: str
+    agent: str
+    release: str
+    arm: str
+    mode: str
+    policy_version: str
+    subject_tag: str
+    outcome: str
+    started_at: int
+    closed_at: int
+    model_calls: int = 0
+    tool_calls: int = 0
+    tokens: int = 0
+    cost_micro_usd: int = 0
+    denied: int = 0
+    invalid: int = 0
+    errors: int = 0
+    repeated: int = 0
+    asked: int = 0
+    approved: int = 0
+    rejected: int = 0
+    edited: int = 0
+    moved_cents: int = 0
+    first_response_ms: int | None = None
+    recorded_at: int = 0

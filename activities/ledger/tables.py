@@ -2,7 +2,18 @@
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
 
-__all__ = ["capabilities", "control", "effects", "enrolments", "kill_switches", "metadata", "pauses", "standings", "switch_log"]
+__all__ = [
+    "capabilities",
+    "control",
+    "effects",
+    "enrolments",
+    "kill_switches",
+    "metadata",
+    "pauses",
+    "run_records",
+    "standings",
+    "switch_log",
+]
 
 metadata = MetaData()
 
@@ -124,4 +135,38 @@ standings = Table(
     Column("set_by", String(200), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Index("standings_by_sub", "sub", "id"),
+)
+
+# One row a run, written at its end: what the figures of agents are made of. Model cost in micro-USD.
+run_records = Table(
+    "run_records",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("release", String(80), nullable=False),
+    Column("arm", String(16), nullable=False),
+    Column("mode", String(16), nullable=False),
+    Column("policy_version", String(200), nullable=False),
+    Column("subject_tag", String(64), nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger, nullable=False),
+    Column("model_calls", BigInteger, nullable=False),
+    Column("tool_calls", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_micro_usd", BigInteger, nullable=False),
+    Column("denied", BigInteger, nullable=False),
+    Column("invalid", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("repeated", BigInteger, nullable=False),
+    Column("asked", BigInteger, nullable=False),
+    Column("approved", BigInteger, nullable=False),
+    Column("rejected", BigInteger, nullable=False),
+    Column("edited", BigInteger, nullable=False),
+    Column("moved_cents", BigInteger, nullable=False),
+    Column("first_response_ms", BigInteger),
+    Column("recorded_at", BigInteger, nullable=False),
+    Index("run_records_by_agent", "agent", "recorded_at"),
+    Index("run_records_by_workflow", "workflow_id"),
 )

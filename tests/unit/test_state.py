@@ -31,6 +31,7 @@ from workflows.messages import (
     UserMessage,
     Window,
 )
+from workflows.records import Tally
 from workflows.state import ARCHIVE_BYTES, MAX_IDENTICAL, MAX_REFUSED, PAGE_BYTES, OpenCall, OpenTurn, RunState, parse_message
 
 START = {"agent": "billing-resolution", "inputs": {"ticket_id": "T-1001"}}
@@ -129,6 +130,7 @@ def whole() -> RunState:
         summary="Stopped.",
         fallbacks=1,
         fell_back_from="openai: down",
+        tally=Tally(denied=1),
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -146,7 +148,7 @@ def test_what_is_settled_need_not_be_judged_again() -> None:
 def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
     """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
     given = capsule()
-    since = ("capability", "delegations", "priority", "weight", "history_events", "paused")
+    since = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded")
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}
     assert given.digest == digest(older) == Capsule.model_validate(older).digest

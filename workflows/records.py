@@ -1,0 +1,71 @@
+"""What a run leaves behind for the figures of its agent: counted as it goes, recorded in the ledger when it ends. Pure."""
+
+from policies.models import Frozen
+
+__all__ = ["RunEnd", "Tally"]
+
+INVALID = ("validation_failed", "unknown_tool", "not_alone")
+DENIED = ("denied", "not_granted", "not_subject", "unknown_corpus", "other_run")
+BY_PEOPLE = ("rejected", "approval_expired")
+
+
+class Tally(Frozen):
+    """How often something happened in a run.
+
+    Attributes:
+        denied: calls that policy, or the lack of authority, refused.
+        invalid: calls that weren't well formed.
+        errors: calls that failed: the vendor refused, didn't answer, or left it unknown.
+        repeated: calls that had been made with the same arguments before.
+        asked: actions put before people; some of them were `approved`, `rejected` or `edited`.
+        first_write_at: Unix seconds; 0 when nothing was written.
+    """
+
+    denied: int = 0
+    invalid: int = 0
+    errors: int = 0
+    repeated: int = 0
+    asked: int = 0
+    approved: int = 0
+    rejected: int = 0
+    edited: int = 0
+    first_write_at: int = 0
+
+    def more(self, **by: int) -> "Tally":
+        """With some of the counts raised."""
+        return self.model_copy(update={name: getattr(self, name) + n for name, n in by.items()})
+
+    def refused(self, reason: str) -> "Tally":
+        """With a call that wasn't carried out, for `reason`."""
+        if reason in BY_PEOPLE:
+            return self  # counted where they decide
+        if reason in INVALID:
+            return self.more(invalid=1)
+        if reason in DENIED or reason.startswith("capability_"):
+            return self.more(denied=1)
+        return self.more(errors=1)
+
+
+class RunEnd(Frozen):
+    """Input of `record_run`: a run as it ended. Times in Unix seconds, money of model calls in micro-USD.
+
+    Attributes:
+        run_id: of the run's first history.
+        outcome: its last status.
+    """
+
+    run_id: str
+    workflow_id: str
+    agent: str
+    release: str
+    mode: str
+    policy_version: str
+    subject: str
+    outcome: str
+    started_at: int
+    closed_at: int
+    model_calls: int
+    tool_calls: int
+    tokens: int
+    cost_micro_usd: int
+    tally: Tally
