@@ -164,6 +164,7 @@ def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDi
             tool.execute_tool,
             tool.give_up,
             records.archive,
+            records.record_proposal,
             records.record_run,
             records.write_kill,
             fleet.confirm_kill,

@@ -174,6 +174,7 @@ class AuthorityActivities:
             weight=agent.weight,
             history_events=self._history_events,
             recorded=True,
+            held_to_mode=True,
         )
 
     def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:

@@ -126,7 +126,9 @@ class ToolActivities:
             try:
                 outcome = await self._execute(call, attempt)
             except ApprovalNeeded as e:
-                return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
+                return ToolOutcome(
+                    status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents, mode=e.mode
+                )
             except KillSwitchEngaged as e:
                 if not e.ends_run:
                     return ToolOutcome(status="refused", reason="kill_switch", content=e.message, attempt=attempt)

@@ -14,6 +14,7 @@ __all__ = [
     "Enrolment",
     "Intent",
     "Logged",
+    "ProposalRecord",
     "RunRecord",
     "Standing",
     "Switch",
@@ -208,3 +209,22 @@ class RunRecord(Frozen):
     moved_cents: int = 0
     first_response_ms: int | None = None
     recorded_at: int = 0
+
+
+class ProposalRecord(Frozen):
+    """What people made of an action of an agent that only drafts. Times in Unix milliseconds.
+
+    Attributes:
+        decision: as in `workflows.records.Fate`.
+        by: who decided, separated by commas.
+    """
+
+    run_id: str
+    action_digest: str
+    workflow_id: str
+    agent: str
+    tool: str
+    put_at: int
+    decided_at: int
+    decision: str
+    by: str

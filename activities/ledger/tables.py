@@ -10,6 +10,7 @@ __all__ = [
     "kill_switches",
     "metadata",
     "pauses",
+    "proposals",
     "run_records",
     "standings",
     "switch_log",
@@ -169,4 +170,20 @@ run_records = Table(
     Column("recorded_at", BigInteger, nullable=False),
     Index("run_records_by_agent", "agent", "recorded_at"),
     Index("run_records_by_workflow", "workflow_id"),
+)
+
+# One row for each action that an agent only drafted, written when people have decided, or didn't in time.
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("action_digest", String(80), primary_key=True),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("tool", String(200), nullable=False),
+    Column("put_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("by", Text, nullable=False),
+    Index("proposals_by_time", "decided_at"),
 )
