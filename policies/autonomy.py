@@ -1,4 +1,4 @@
-"""Autonomy modes: what an agent may do by itself, whatever its policy permits; and how often people accept what it drafts. Pure."""
+"""Autonomy modes: what an agent may do by itself, whatever its policy permits; how often people accept its drafts. Pure."""
 
 from policies.errors import ToolRefusal
 from policies.models import AutonomyMode, Effect, Frozen, Verdict
@@ -40,7 +40,7 @@ def check(mode: AutonomyMode, effect: Effect) -> None:
 def under(mode: AutonomyMode, verdict: Verdict, effect: Effect, approvals: int = 0) -> Verdict:
     """The policy's verdict, held to the mode: it is never milder, and a denial stays what it is.
 
-    In `draft`, a write that the policy would let pass needs one person; where the policy itself asks for more, its number holds.
+    In `draft`, a write that the policy would let pass needs one person; where the policy asks for more, its number holds.
 
     Args:
         approvals: different, verified people who approved exactly this action.

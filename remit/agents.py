@@ -12,7 +12,20 @@ from remit.settings import Settings
 __all__ = ["print_agents"]
 
 DAYS = 30
-COLUMNS = ("Agent", "Identity", "Owner", "Role", "Mode", "Status", "Assurance", "Policy", "Proposals", "Accepted", "Tools", "Scopes")
+COLUMNS = (
+    "Agent",
+    "Identity",
+    "Owner",
+    "Role",
+    "Mode",
+    "Status",
+    "Assurance",
+    "Policy",
+    "Proposals",
+    "Accepted",
+    "Tools",
+    "Scopes",
+)
 
 
 def print_agents(settings: Settings, *, as_json: bool) -> None:

@@ -96,7 +96,9 @@ class Today:
         if facts is None:
             return "be unknown: an older worker didn't record what its verdict rested on"
         mode = lowest(facts.agent.mode, "draft" if request.proposal else "live")
-        verdict = under(mode, authorize(compile_policy(bundle, self._schema), facts), "write")  # people are asked of nothing else
+        verdict = under(
+            mode, authorize(compile_policy(bundle, self._schema), facts), "write"
+        )  # people are asked of nothing else
         if verdict.decision == "deny":
             return f"be denied: {verdict.reason}"
         if verdict.decision == "allow":

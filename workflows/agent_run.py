@@ -548,7 +548,7 @@ class AgentRun:
                 self._publish()  # a sibling may still wait for people: what is already done must show
             if outcome.status != "approval_required" or outcome.subject_sum_cents is None or not call.recorded:
                 return outcome
-            # Others moved money for this subject meanwhile, so that the sum lies in a higher tier; or the agent was stepped down.
+            # Others moved money for this subject meanwhile, and the sum lies in a higher tier; or the agent was stepped down.
             if approval:
                 self._state.settle(approval.request.approval_id, "cancelled")
             self._state.step_down(outcome.mode)

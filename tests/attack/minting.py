@@ -163,7 +163,7 @@ async def with_a_forged_capsule(a: Arena) -> None:
 
 @scene
 async def with_a_mode_of_ones_own(a: Arena) -> None:
-    """Admitted as an agent that may not write, or not alone, under a policy that permits it; nobody holds its workflow to that."""
+    """Admitted as an agent that may not write, or not alone, under a policy that permits it; no workflow stands in the way."""
     for agent in ("attack-readonly", "attack-draft"):
         me = a.world.take()
         async with a.mallory.session(kind="AgentRun") as session:

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from temporalio import activity
 from temporalio.client import WorkflowHandle
 
 import worker
 from activities.ledger import proposals
 from activities.ledger.rows import ProposalRecord
+from activities.proposal import Proposal
 from activities.providers.base import Completion, ModelProvider, ModelRequest
 from activities.providers.scripted import ScriptedProvider
 from policies.autonomy import BY_DRAFT
 from policies.errors import ApprovalRefused
+from policies.models import AutonomyMode, ResourceFacts
 from remit import render
 from remit.approvals import Today
 from remit.apps import assemble
@@ -258,7 +261,7 @@ async def test_only_a_read_only_agent_has_no_tools_that_write(
         return {"scripted": Listening()}
 
     monkeypatch.setattr(worker, "_providers", providers)
-    put_in(permissive, mode) if mode != "live" else None
+    put_in(permissive, mode)
     async with Engine(await server.ready(), home) as engine:
         await engine.run([final()])
     [request] = asked
@@ -272,7 +275,7 @@ async def test_only_a_read_only_agent_has_no_tools_that_write(
 async def test_a_write_that_a_read_only_agent_makes_up_is_refused(permissive: Path, engine: Engine) -> None:
     """Though the policy permits it: nobody is asked, the business isn't either, and the model is told to recommend it."""
     put_in(permissive, "read_only")
-    made_up = call("request_refund", invoice_id="in_nobody_has_it", amount_cents=100, reason="duplicate")
+    made_up = call("request_refund", invoice_id="in_404404", amount_cents=100, reason="duplicate")
     done = await engine.run([turn(SMALL, made_up), final()])
     told = "This agent is in `read_only` mode and changes nothing; recommend it in `final_answer` instead."
     assert await engine.errors(done.workflow_id) == [("mode_read_only", told)] * 2
@@ -293,3 +296,47 @@ async def test_a_workflow_that_forgets_the_mode_gets_no_capability(
     done = await engine.run([turn(SMALL), final()])
     assert [found for found, _ in await engine.errors(done.workflow_id)] == [code]
     assert (engine.rows("refunds"), engine.effects()) == ([], [])
+
+
+def step_down(monkeypatch: pytest.MonkeyPatch, mode: AutonomyMode) -> None:
+    """From now on, the transaction that reserves a write finds the agent in `mode` at most."""
+    judge = Proposal.judge
+
+    def lower(self: Proposal, schema: str, facts: ResourceFacts, approved: int, total: int) -> None:
+        beside = activity.info().activity_type == "execute_tool"
+        judge(self, schema, facts, approved, total, mode if beside else "live")
+
+    monkeypatch.setattr(Proposal, "judge", lower)
+
+
+async def test_a_live_agent_that_is_stepped_down_asks_for_its_next_write(
+    permissive: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was admitted as `live` and its write was on its way: that becomes a proposal, and so does what comes after it."""
+    step_down(monkeypatch, "draft")
+    run = await engine.start([turn(SMALL), turn(REPLY), final()])
+    parked = await engine.pending(run.id)
+    assert (parked.approvals[0].request.proposal, parked.mode, engine.effects()) == (True, "draft", [])
+    await engine.decide(run.id, "ana")
+    await engine.until(run.id, lambda s: len(s.approvals) == 2)
+    assert (len(engine.rows("refunds")), engine.rows("reply_drafts")) == (1, [])
+    await engine.decide(run.id, "bo", "reject", reason="Not needed.")
+    done = await engine.closed(run.id)
+    assert ([c.status for c in done.calls], fates(engine, done)) == (
+        ["done", "refused"],
+        [("approved", ANA), ("rejected", "bo@example.com")],
+    )
+
+
+async def test_an_agent_that_is_stepped_down_to_reading_writes_nothing_more(
+    permissive: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even what people had accepted before."""
+    put_in(permissive, "draft")
+    run = await engine.start([turn(SMALL), final()])
+    await engine.pending(run.id)
+    step_down(monkeypatch, "read_only")
+    await engine.decide(run.id, "ana")
+    done = await engine.closed(run.id)
+    assert [code for code, _ in await engine.errors(run.id)] == ["mode_read_only"]
+    assert (done.status, engine.rows("refunds"), engine.effects()) == ("completed", [], [])

@@ -33,7 +33,7 @@ VERDICTS = st.one_of(
 
 @given(mode=MODE, verdict=VERDICTS, effect=st.sampled_from(["read", "write"]), approvals=st.integers(0, 3))
 def test_no_mode_makes_a_verdict_milder(mode: AutonomyMode, verdict: Verdict, effect: Effect, approvals: int) -> None:
-    """Whatever the policy said, the answer is as strict or stricter, needs as many people or more, and keeps the strong model."""
+    """Whatever the policy said, the answer is as strict or stricter, needs as many people or more, and as strong a model."""
     found = under(mode, verdict, effect, approvals)
     assert STRICTNESS[found.decision] >= STRICTNESS[verdict.decision]
     if found.decision == verdict.decision == "require_approval":
