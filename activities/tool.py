@@ -22,7 +22,7 @@ from activities.sending import Sending, last_attempt
 from policies import approvals
 from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
-from policies.models import ResourceFacts
+from policies.models import AutonomyMode, ResourceFacts
 from tools.catalog import Catalog
 from tools.results import MAX_PAGE_BYTES, READ_MORE, Results
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -157,21 +157,32 @@ class ToolActivities:
 
     @activity.defn(name="give_up")
     async def give_up(self, call: ExecuteTool) -> ToolOutcome:
-        """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat."""
+        """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat.
+
+        A vendor that dedupes by our key is asked by sending it again; workers that died needn't cost a person's time.
+        """
         capsule = await self._runs.capsule(call.capsule)
         try:
             with ledger_needed():
                 people = await self._people() if call.edits else Directory()
                 proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
                 await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
-                effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
+                effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent, proposal.scopes)
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=not isinstance(e, Unavailable)) from None
         if effect.state == "failed":
             return _failed(effect, 1)
-        spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
-        if content is None:
-            content = await Sending(self._ledger, spec, proposal.arguments, self._context(proposal), effect).found()
+        content = effect.outcome if effect.state == "done" else None
+        sending = Sending(self._ledger, proposal.spec, proposal.arguments, self._context(proposal), effect)
+        if effect.state == "sent":
+            try:
+                content = await _uncut(sending.perform())
+            except ToolRefusal as e:
+                return _refused(e, 1)
+            except OutcomeIndeterminate:
+                content = None
+        elif content is None:
+            content = await sending.found()
         if content is None:
             return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
         return await self._done(call, _told(call, content), 1, capsule.result_bytes)
@@ -193,7 +204,7 @@ class ToolActivities:
         fresh = self._capabilities.fresh(proposal.call.capability)
         uncovered = self._uncovered(proposal) if fresh else await asyncio.to_thread(self._uncovered, proposal)
 
-        def judge(subject_sum_cents: int) -> None:
+        def judge(subject_sum_cents: int, ceiling: AutonomyMode) -> None:
             # Raised here and not before, so that the retry of a write that is already done gets its result, and that of one
             # that was sent isn't refused as if nothing had happened, for the vendor is away or the approval has expired now.
             if uncovered:
@@ -201,7 +212,7 @@ class ToolActivities:
             if isinstance(checked, Exception):
                 raise checked
             facts, approved = checked
-            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents)
+            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
 
         return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge)
 

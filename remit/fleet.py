@@ -24,10 +24,12 @@ from remit.settings import Settings
 from workflows.fleet_messages import (
     FLEET_CONTROL,
     MOVED_ON,
+    Autonomy,
     Control,
     Drilled,
     Kill,
     Pause,
+    PutBack,
     Resume,
     Switched,
     SwitchReport,
@@ -113,6 +115,15 @@ class Fleet:
     async def drilled(self, scope: Scope, effect_ms: int, *, by: str = "") -> Switched:
         """End a drill; what it measured is kept with it."""
         return await self._command("drilled", Drilled(scope=str(scope), effect_ms=effect_ms, by=by), Switched)
+
+    async def put_back(self, agent: str, control_jws: str) -> Autonomy:
+        """Let an agent that the breaker stepped down do again what its file says.
+
+        Raises:
+            ControlRefused: the signature doesn't count for it.
+            Unavailable: it isn't acknowledged.
+        """
+        return await self._command("put_back", PutBack(agent=agent, control_jws=control_jws), Autonomy)
 
     async def report(self, switched: Switched) -> SwitchReport:
         """What came of a switch: waits until the runs were told and the effects in flight settled, some seconds at most."""

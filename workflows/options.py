@@ -101,6 +101,9 @@ TELL: ActivityOptions = {
     "retry_policy": _retry(100, initial=0.2, longest=10.0),
 }
 
+# The breaker looks again soon in any case.
+LOOK: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=60), "retry_policy": _retry(3, initial=1.0, longest=5.0)}
+
 REPORT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=40), "retry_policy": _retry(5, initial=0.2, longest=2.0)}
 
 # After the last attempt of a write: it waits for a ledger or a worker as long as it may, for nobody else will ask.
