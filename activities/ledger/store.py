@@ -22,17 +22,16 @@ from activities.ledger.switches import lock as _lock
 from activities.ledger.switches import now_ms as _now
 from activities.ledger.switches import text_of as _text
 from activities.ledger.tables import capabilities, effects, kill_switches
-from policies.autonomy import lowest
 from policies.errors import (
     InvalidInput,
     KillSwitchEngaged,
     NotFound,
     OutcomeIndeterminate,
     Paused,
-    SteppedDown,
     ToolRefusal,
     Unavailable,
 )
+from policies.models import AutonomyMode
 from policies.switches import Scope
 
 __all__ = [
@@ -243,11 +242,12 @@ class Ledger:
         assert found
         return found
 
-    def reserve(self, intent: Intent, scopes: Sequence[str], judge: Callable[[int], None]) -> Effect:
+    def reserve(self, intent: Intent, scopes: Sequence[str], judge: Callable[[int, AutonomyMode], None]) -> Effect:
         """Reserve the effect, in one transaction with the off switches and the sums that its verdict rests on.
 
         Args:
-            judge: called with the current sum for the subject (this effect excluded); raises to refuse the reservation.
+            judge: called with the current sum for the subject (this effect excluded) and with the most that the agent may do by
+                itself now; raises to refuse the reservation.
 
         Returns:
             The row: `reserved` means that the caller performs it now; `sent` that an earlier attempt may have performed it,
@@ -257,7 +257,6 @@ class Ledger:
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
             Paused: a pause does; likewise.
-            SteppedDown: the agent may do less now than when it was judged; it must be judged by that.
             ToolRefusal: its capability was revoked, what was delegated is used up, or there were too many writes.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
         """
@@ -282,12 +281,7 @@ class Ledger:
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = stopped
-            elif (
-                refused := _uncovered(connection, intent)
-                or _over(connection, intent)
-                or _lowered(connection, intent)
-                or _refused(judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key))
-            ):
+            elif refused := _uncovered(connection, intent) or _over(connection, intent) or _refused(connection, intent, judge):
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = refused
@@ -580,14 +574,11 @@ def _over(connection: Connection, intent: Intent) -> ToolRefusal | None:
     return None
 
 
-def _lowered(connection: Connection, intent: Intent) -> SteppedDown | None:
-    found = breaker.override(connection, intent.agent)
-    return SteppedDown(found.mode) if found and lowest(intent.mode, found.mode) != intent.mode else None
-
-
-def _refused(judge: Callable[[int], None], total: int) -> Exception | None:
+def _refused(connection: Connection, intent: Intent, judge: Callable[[int, AutonomyMode], None]) -> Exception | None:
+    total = _sum(connection, intent.tool, intent.subject, intent.idempotency_key)
+    mode = breaker.ceiling(connection, intent.agent)
     try:
-        judge(total)
+        judge(total, mode)
     except Exception as e:
         return e
     return None
