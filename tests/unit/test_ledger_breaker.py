@@ -92,7 +92,7 @@ def test_figures_are_those_of_the_runs(ledger: Ledger) -> None:
 
 def test_money_counts_when_it_is_moved(ledger: Ledger) -> None:
     """A refund is in the sum as soon as it is reserved, long before its run ends; one that was released isn't."""
-    ledger.reserve(intent(1), ["fleet"], lambda *_: None)
+    ledger.reserve(intent(1), ["fleet"], lambda _, __: None)
     with ledger.reading() as connection:
         assert breaker.figures(connection, AGENT, 0) == Figures(moved_cents=700)
     ledger.settle("k1", "released", "unavailable")
