@@ -53,7 +53,7 @@ def kept(engine: Engine, run_id: str) -> list[ProposalRecord]:
 
 
 def fates(engine: Engine, run: RunSummary) -> list[tuple[str, str]]:
-    return [(p.decision, p.by) for p in kept(engine, run.run_id)]
+    return sorted((p.decision, p.by) for p in kept(engine, run.run_id))
 
 
 async def keeping(engine: Engine, run: Run) -> int:
