@@ -9,7 +9,17 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from policies.identity import Directory
 from workflows import options
-from workflows.fleet_messages import Applied, ApplySwitches, ConfirmKill, ReportSwitch, SwitchReport, TellAll, ToldAll
+from workflows.fleet_messages import (
+    Applied,
+    ApplySwitches,
+    ConfirmKill,
+    DrillReport,
+    PlayDrill,
+    ReportSwitch,
+    SwitchReport,
+    TellAll,
+    ToldAll,
+)
 from workflows.messages import (
     Admission,
     Archive,
@@ -39,6 +49,7 @@ __all__ = [
     "execute_tool",
     "give_up",
     "mint_capability",
+    "play_drill",
     "read_facts",
     "read_people",
     "read_tool",
@@ -148,6 +159,12 @@ async def tell_runs(arg: TellAll, *, summary: str) -> ToldAll:
 async def report_switch(arg: ReportSwitch, *, summary: str) -> SwitchReport:
     return await workflow.execute_activity(
         "report_switch", arg, result_type=SwitchReport, summary=summary, priority=_share(), **options.REPORT
+    )
+
+
+async def play_drill(arg: PlayDrill, *, summary: str) -> DrillReport:
+    return await workflow.execute_activity(
+        "play_drill", arg, result_type=DrillReport, summary=summary, priority=_share(), **options.DRILL
     )
 
 
