@@ -18,6 +18,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.authority import AuthorityActivities, ModelConfig
+from activities.breaking import BreakerActivities
 from activities.capabilities import Capabilities
 from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
@@ -32,7 +33,7 @@ from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import telemetry
-from remit.apps import assemble
+from remit.apps import Parts, assemble
 from remit.connection import connect, storage_of
 from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
@@ -53,7 +54,6 @@ __all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
 STICKY_SECONDS = 0.5
-GARBAGE_AT = 10_000  # objects; Python's 700 is for programs that hold little
 CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
 
 
@@ -96,22 +96,31 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
     async with AsyncExitStack() as closing:
         directory = LiveDirectory(settings, ledger)
         closing.callback(directory.close)
+        parts = assemble(settings, ROOT)
         async with (
-            _control(client, settings, ledger, directory),
-            _build(client, settings, ledger, directory, closing) as worker,
+            _control(client, settings, ledger, directory, parts),
+            _build(client, settings, ledger, directory, parts, closing) as worker,
         ):
             yield worker
 
 
-def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory) -> Worker:
+def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts) -> Worker:
     """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     drills = DrillActivities(Fleet(client, settings.task_queue).drill)
+    breaker = BreakerActivities(ledger, parts.library, directory, audience(client, settings), settings.breaker_seconds)
     return Worker(
         client,
         task_queue=control_queue(settings.task_queue),
         workflows=[FleetControl, KillDrill],
-        activities=[fleet.apply_switches, fleet.tell_runs, fleet.report_switch, drills.play_drill],
+        activities=[
+            fleet.apply_switches,
+            fleet.tell_runs,
+            fleet.report_switch,
+            breaker.look_at_agents,
+            breaker.apply_trips,
+            drills.play_drill,
+        ],
         workflow_runner=runner(),
         deployment_config=worker_version(settings, pinned=False),
         max_cached_workflows=10,
@@ -123,8 +132,9 @@ def _control(client: Client, settings: Settings, ledger: Ledger, directory: Live
     )
 
 
-def _build(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, closing: AsyncExitStack) -> Worker:
-    parts = assemble(settings, ROOT)
+def _build(
+    client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts, closing: AsyncExitStack
+) -> Worker:
     catalog, library, corpora = parts.catalog, parts.library, parts.corpora
     connectors = parts.connectors
     for connector in dict.fromkeys(connectors.values()):
@@ -236,7 +246,6 @@ def _spare_the_loaded() -> None:
     """Keep the garbage collector from walking through all that was loaded: nothing of it can be garbage."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_AT, *gc.get_threshold()[1:])
 
 
 def _cut_off(seconds: float) -> None:

@@ -11,14 +11,16 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
 from activities.failures import ledger_awaited, ledger_needed
+from activities.ledger import breaker
 from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
+from policies.autonomy import lowest
 from policies.canonical import digest
 from policies.errors import InvalidInput, KillSwitchEngaged, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
-from policies.models import Frozen
+from policies.models import AgentIdentity, Frozen
 from policies.routing import ModelChoice, Price, Route
 from policies.switches import Scope, scopes_of_run
 from tools.catalog import Catalog
@@ -134,6 +136,7 @@ class AuthorityActivities:
         workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
         subject = await self._subject(agent, admission)
         paused = await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
+        identity = await asyncio.to_thread(self._lowered, agent.identity)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
         more = [name for name in (*(d.tool for d in delegations), READ_MORE) if name in self._catalog.specs]
@@ -144,7 +147,7 @@ class AuthorityActivities:
         return Capsule(
             run_id=admission.run_id,
             workflow_id=workflow_id,
-            agent=agent.identity,
+            agent=identity,
             requester=admission.requester,
             subject=subject,
             prompt=agent.prompt,
@@ -175,6 +178,14 @@ class AuthorityActivities:
             history_events=self._history_events,
             recorded=True,
         )
+
+    def _lowered(self, agent: AgentIdentity) -> AgentIdentity:
+        """The agent in the mode that it was stepped down to, if that is less than its file's."""
+        with self._ledger.reading() as connection:
+            lowered = breaker.override(connection, agent.name)
+        if lowered is None:
+            return agent
+        return agent.model_copy(update={"mode": lowest(agent.mode, lowered.mode)})
 
     def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:
         """The pause under which the run begins.

@@ -155,21 +155,32 @@ class ToolActivities:
 
     @activity.defn(name="give_up")
     async def give_up(self, call: ExecuteTool) -> ToolOutcome:
-        """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat."""
+        """What became of a write whose attempts are all lost; what wasn't sent never will be. Safe to repeat.
+
+        A vendor that dedupes by our key is asked by sending it again; workers that died needn't cost a person's time.
+        """
         capsule = await self._runs.capsule(call.capsule)
         try:
             with ledger_needed():
                 people = await self._people() if call.edits else Directory()
                 proposal = Proposal.of(capsule, call, self._catalog, _workflow_id(), people)
                 await asyncio.to_thread(self._capabilities.check_admitted, capsule, _workflow_id())
-                effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent)
+                effect = await asyncio.to_thread(self._ledger.give_up, proposal.intent, proposal.scopes)
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=not isinstance(e, Unavailable)) from None
         if effect.state == "failed":
             return _failed(effect, 1)
-        spec, content = proposal.spec, effect.outcome if effect.state == "done" else None
-        if content is None:
-            content = await Sending(self._ledger, spec, proposal.arguments, self._context(proposal), effect).found()
+        content = effect.outcome if effect.state == "done" else None
+        sending = Sending(self._ledger, proposal.spec, proposal.arguments, self._context(proposal), effect)
+        if effect.state == "sent":
+            try:
+                content = await _uncut(sending.perform())
+            except ToolRefusal as e:
+                return _refused(e, 1)
+            except OutcomeIndeterminate:
+                content = None
+        elif content is None:
+            content = await sending.found()
         if content is None:
             return ToolOutcome(status="indeterminate", reason=OutcomeIndeterminate.code, content="A person must look.")
         return await self._done(call, _told(call, content), 1, capsule.result_bytes)

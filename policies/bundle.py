@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import cedarpy
 from pydantic import Field, ValidationError, model_validator
 
+from policies.anomaly import Rule
 from policies.canonical import digest
 from policies.errors import PolicyInvalid
 from policies.models import Frozen, Obligation, UsageLimits
@@ -97,6 +98,14 @@ class Limits(Frozen):
     writes: WriteLimits = Field(default_factory=WriteLimits)
     results: ResultLimits = Field(default_factory=ResultLimits)
     context: ContextRules = Field(default_factory=ContextRules)
+    breaker: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _rules_once_each(self) -> Self:
+        names = [rule.name for rule in self.breaker]
+        if len(set(names)) < len(names):
+            raise ValueError("two rules of the breaker look at the same, over the same window, and do the same")
+        return self
 
     @model_validator(mode="after")
     def _escalates_in_time(self) -> Self:

@@ -30,7 +30,7 @@ class ControlClaims(Frozen):
         audience: the workers that it is for, so that it counts in no other place.
     """
 
-    command: Literal["unkill"]
+    command: Literal["unkill", "put_back"]
     scope: str
     epoch: int
     audience: str

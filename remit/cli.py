@@ -15,6 +15,7 @@ from policies.errors import InvalidInput, RemitError
 from remit import __version__, render, stops
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
+from remit.breaker import breaker
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect, storage_of
 from remit.deploy import deploy
@@ -41,6 +42,7 @@ app = typer.Typer(
 policy = typer.Typer(no_args_is_help=True, help="Policy bundles.")
 app.add_typer(policy, name="policy")
 app.add_typer(effects, name="effects")
+app.add_typer(breaker, name="breaker")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
 app.add_typer(codec_keys, name="codec-keys")

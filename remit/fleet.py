@@ -24,12 +24,14 @@ from remit.settings import Settings
 from workflows.fleet_messages import (
     FLEET_CONTROL,
     MOVED_ON,
+    Autonomy,
     Control,
     Drilled,
     DrillReport,
     Kill,
     Pause,
     PlayDrill,
+    PutBack,
     Resume,
     Switched,
     SwitchReport,
@@ -132,6 +134,15 @@ class Fleet:
             told=report.told,
             in_flight=switched.in_flight_total,
         )
+
+    async def put_back(self, agent: str, control_jws: str) -> Autonomy:
+        """Let an agent that the breaker stepped down do again what its file says.
+
+        Raises:
+            ControlRefused: the signature doesn't count for it.
+            Unavailable: it isn't acknowledged.
+        """
+        return await self._command("put_back", PutBack(agent=agent, control_jws=control_jws), Autonomy)
 
     async def report(self, switched: Switched) -> SwitchReport:
         """What came of a switch: waits until the runs were told and the effects in flight settled, some seconds at most."""

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
         openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
         cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
+        breaker_seconds: how often the anomaly breaker looks at the agents' figures.
         history_events: about how many events fill a run's history, so that the run goes on in a new one.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     workflow_slots: int = Field(default=100, ge=2)
     local_activity_slots: int = Field(default=100, ge=1)
     cached_runs: int = Field(default=2000, ge=1)
+    breaker_seconds: int = Field(default=60, ge=1, le=3600)
     history_events: int = Field(default=6000, ge=80, le=20_000)
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)

@@ -241,6 +241,12 @@ def control(as_json: AsJson = False) -> None:
         out.print(f"Being told of {wanted.signal} {wanted.scope}.", markup=False)
     for told in found.told[-SHOWN:]:
         out.print(f"Told of {told.scope}, epoch {told.epoch}: {told.told} of {told.found} open runs.", markup=False)
+    if found.looked_at:
+        out.print(
+            f"The breaker looked {render.clock(found.looked_at // 1000)}; {len(found.tripped)} rules are tripped.", markup=False
+        )
+    for key, at in found.tripped.items():
+        out.print(f"  {key}, since {render.clock(at // 1000)}", markup=False)
     for refused in found.refused[-SHOWN:]:
         out.print(f"Refused {refused.name}: {refused.message}", markup=False)
 

@@ -11,6 +11,7 @@ from temporalio import workflow
 from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from policies import anomaly
 from policies.errors import ApprovalRefused, ControlRefused, InvalidInput
 from policies.switches import Scope
 from workflows import inbox, ports
@@ -19,11 +20,15 @@ from workflows.fleet_messages import (
     FLEET_CONTROL,
     MOVED_ON,
     ApplySwitches,
+    ApplyTrips,
+    Autonomy,
     Control,
     Kill,
+    Look,
     Order,
     Outcome,
     Pause,
+    PutBack,
     ReportSwitch,
     Resume,
     Room,
@@ -32,6 +37,7 @@ from workflows.fleet_messages import (
     TellAll,
     TellRuns,
     Told,
+    Trip,
     WantReport,
 )
 from workflows.fleet_state import FleetState
@@ -43,6 +49,8 @@ MORE_EVENTS = 2000
 REPORT_SECONDS = 10
 TELL_TOGETHER = 100
 TELLERS = 4
+LOOK_AGAIN_SECONDS = 60
+"""When the breaker couldn't look, for the ledger is away: nothing is reserved meanwhile either."""
 
 
 @workflow.defn(name=FLEET_CONTROL)
@@ -58,7 +66,10 @@ class FleetControl:
         self._busy: set[Room] = set()
         self._being_told: set[tuple[str, str, int]] = set()
         self._tellers: set[asyncio.Task[None]] = set()
-        self._rooms: dict[Room, Callable[[tuple[Order, ...]], Awaitable[Sequence[Outcome]]]] = {"switches": self._switch}
+        self._rooms: dict[Room, Callable[[tuple[Order, ...]], Awaitable[Sequence[Outcome]]]] = {
+            "switches": self._switch,
+            "breaker": self._break,
+        }
 
     @workflow.run
     async def run(self, *_: Any) -> None:
@@ -66,6 +77,8 @@ class FleetControl:
             raise ApplicationError("`FleetControl` takes no input.", type=InvalidInput.code, non_retryable=True)
         working = [asyncio.create_task(self._serve(room)) for room in self._rooms]
         working.append(asyncio.create_task(self._tell()))
+        if workflow.patched("breaker"):
+            working.append(asyncio.create_task(self._watch()))
         await workflow.wait_condition(lambda: self._full() or any(t.done() for t in working))
         for task in working:
             if task.done():
@@ -113,6 +126,39 @@ class FleetControl:
             if wanted := _to_tell(order, outcome):
                 state.telling.append(wanted)
         return applied.outcomes
+
+    # ---- the breaker ------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Look at the agents' figures again and again, and trip what they exceed. Decided here, and so the same on replay."""
+        state = self._state
+        while True:
+            again = LOOK_AGAIN_SECONDS
+            with contextlib.suppress(ActivityError):
+                looked = await ports.look_at_agents(Look(), summary="the figures of all agents")
+                again, state.looked_at = looked.again_seconds, looked.at
+                trips, state.tripped = anomaly.judge(looked.readings, state.tripped, looked.at)
+                for reading in trips:
+                    self._trip(reading, looked.at)
+            await workflow.sleep(timedelta(seconds=again), summary="look again")
+
+    def _trip(self, reading: anomaly.Reading, at: int) -> None:
+        """Keep the trip; and stop the agent, if the rule says so, in the room of the switches."""
+        name, rule = str(workflow.uuid4()), reading.rule
+        self._state.accept(Order(id=name, name="trip", body=Trip(reading=reading, at=at).model_dump_json()))
+        if rule.action == "kill":
+            why = f"{rule.measure} was {reading.value:.4g} within {rule.window_minutes} min, above {rule.limit:g}"
+            kill = Kill(scope=f"agent:{reading.agent}", reason=why, by="breaker")
+            self._state.accept(Order(id=f"{name}-kill", name="kill", body=kill.model_dump_json()))
+
+    async def _break(self, orders: tuple[Order, ...]) -> Sequence[Outcome]:
+        """What this answers is in the ledger."""
+        try:
+            return (await ports.apply_trips(ApplyTrips(orders=orders), summary=_summary(orders))).outcomes
+        except ActivityError as e:
+            cause = e.cause
+            why = cause.message if isinstance(cause, ApplicationError) else "the ledger didn't answer"
+            return [Autonomy(status="refused", agent=_agent(o), refused="unavailable", message=why) for o in orders]
 
     async def _tell(self) -> None:
         """Tell the runs of each switch. The gate in the ledger holds them meanwhile; this only makes them close soon."""
@@ -246,7 +292,17 @@ def _to_tell(order: Order, outcome: Switched) -> TellRuns | None:
     return TellRuns.model_validate({**fields, "signal": signal, "workflow_id": command.workflow_id})
 
 
+def _agent(order: Order) -> str:
+    match order.command:
+        case Trip() as trip:
+            return trip.reading.agent
+        case PutBack() as put_back:
+            return put_back.agent
+        case _:
+            return ""
+
+
 def _summary(orders: Sequence[Order]) -> str:
-    names = [f"{o.name} {getattr(o.command, 'scope', '')}" for o in orders[:3]]
+    names = [f"{o.name} {getattr(o.command, 'scope', '') or _agent(o)}" for o in orders[:3]]
     more = f" and {len(orders) - 3} more" if len(orders) > 3 else ""
     return (", ".join(names) + more)[:190]

@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from policies.anomaly import Reading
 from policies.errors import InvalidInput
-from policies.models import Frozen
+from policies.models import AutonomyMode, Frozen
 from policies.switches import PAUSABLE, Scope
 from workflows.messages import TASK_QUEUE, Refused
 
@@ -20,7 +21,10 @@ __all__ = [
     "MOVED_ON",
     "Answer",
     "Applied",
+    "AppliedTrips",
     "ApplySwitches",
+    "ApplyTrips",
+    "Autonomy",
     "Command",
     "ConfirmKill",
     "Control",
@@ -28,10 +32,13 @@ __all__ = [
     "Drilled",
     "EffectOutcome",
     "Kill",
+    "Look",
+    "Looked",
     "Order",
     "Outcome",
     "Pause",
     "PlayDrill",
+    "PutBack",
     "ReportSwitch",
     "Resume",
     "Room",
@@ -42,17 +49,19 @@ __all__ = [
     "TellRuns",
     "Told",
     "ToldAll",
+    "Trip",
     "Unkill",
     "WantReport",
     "control_queue",
     "fleet_id",
+    "kind_of",
 ]
 
 FLEET_CONTROL = "FleetControl"
 KILL_DRILL = "KillDrill"
 MOVED_ON = "moved_on"
 """Why an update isn't answered, when `FleetControl` goes on in a new history: whoever asks there again gets the answer."""
-Room = Literal["switches"]
+Room = Literal["switches", "breaker"]
 SwitchStatus = Literal["engaged", "released", "pending", "paused", "resumed", "drilled", "unchanged", "refused"]
 
 
@@ -148,8 +157,39 @@ class Drilled(_OfSwitches):
     by: By = ""
 
 
-COMMANDS: dict[str, type[Command]] = {"kill": Kill, "unkill": Unkill, "pause": Pause, "resume": Resume, "drilled": Drilled}
+class _OfBreaker(Command):
+    room: ClassVar[Room] = "breaker"
+
+
+class PutBack(_OfBreaker):
+    """Let an agent that the breaker stepped down do again what its file says. Who does it, and why, is signed."""
+
+    agent: str = Field(min_length=1, max_length=200)
+    control_jws: str = Field(max_length=8192)
+
+
+class Trip(_OfBreaker):
+    """A rule of the breaker that tripped: `FleetControl` gives this command to itself, and takes it from nobody."""
+
+    reading: Reading
+    at: int
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "kill": Kill,
+    "unkill": Unkill,
+    "pause": Pause,
+    "resume": Resume,
+    "drilled": Drilled,
+    "put_back": PutBack,
+}
 """Each command by the name of the signal or update that brings it."""
+OWN: dict[str, type[Command]] = {"trip": Trip}
+
+
+def kind_of(name: str) -> type[Command]:
+    """What an order called `name` carries."""
+    return COMMANDS.get(name) or OWN[name]
 
 
 class Order(Frozen):
@@ -165,7 +205,7 @@ class Order(Frozen):
 
     @property
     def command(self) -> Command:
-        return COMMANDS[self.name].model_validate_json(self.body)
+        return kind_of(self.name).model_validate_json(self.body)
 
 
 class Answer(Frozen):
@@ -201,7 +241,15 @@ class Switched(Answer):
     gate_ms: int | None = None
 
 
-Outcome = Switched
+class Autonomy(Answer):
+    """What came of a command about what an agent may do by itself: it may now do `mode`, or less if its file says so."""
+
+    status: Literal["tripped", "put_back", "unchanged", "refused"]
+    agent: str
+    mode: AutonomyMode = "read_only"
+
+
+Outcome = Switched | Autonomy
 """What came of a command, whatever room it was in: a union, to which each room adds its own."""
 
 
@@ -228,6 +276,34 @@ class Applied(Frozen):
     outcomes: tuple[Switched, ...]
     switches: tuple[SwitchView, ...]
     total: int
+
+
+class Look(Frozen):
+    """Input of `look_at_agents`: nothing is asked for but what there is."""
+
+
+class Looked(Frozen):
+    """Answer of `look_at_agents`: a reading for each rule of each agent, as of `at` (Unix milliseconds).
+
+    Attributes:
+        again_seconds: when to look again.
+    """
+
+    readings: tuple[Reading, ...]
+    at: int
+    again_seconds: int
+
+
+class ApplyTrips(Frozen):
+    """Input of `apply_trips`: orders of the room `breaker`, each carried out at most once."""
+
+    orders: tuple[Order, ...]
+
+
+class AppliedTrips(Frozen):
+    """Answer of `apply_trips`: an outcome for each order."""
+
+    outcomes: tuple[Autonomy, ...]
 
 
 class TellRuns(Frozen):
@@ -360,6 +436,8 @@ class Control(Frozen):
         waiting: commands that aren't carried out yet, by room.
         accepted: how many of each command there were.
         histories: how often it has gone on in a new history.
+        tripped: rules of the breaker that are, by agent and rule, and since when (Unix milliseconds).
+        looked_at: when the breaker last looked (Unix milliseconds); 0 when it never did.
     """
 
     switches: tuple[SwitchView, ...]
@@ -371,3 +449,5 @@ class Control(Frozen):
     refused: tuple[Refused, ...]
     refused_total: int
     histories: int
+    tripped: dict[str, int] = Field(default_factory=dict[str, int])
+    looked_at: int = 0

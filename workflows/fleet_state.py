@@ -6,7 +6,7 @@ from itertools import islice
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.errors import ControlRefused
-from workflows.fleet_messages import COMMANDS, Control, Order, Outcome, Room, SwitchView, TellRuns, Told
+from workflows.fleet_messages import Control, Order, Outcome, Room, SwitchView, TellRuns, Told, kind_of
 from workflows.messages import Refused
 
 __all__ = ["BATCH", "FleetState"]
@@ -27,6 +27,7 @@ class FleetState(BaseModel):
         done: what came of the latest orders, by id, for those who ask again.
         switches: what is set in the ledger, runs left out, as of the last write; `switches_total` counts all.
         telling: switches whose runs are still to be told.
+        tripped: rules of the breaker that are, and since when; `looked_at` is when it last looked. Unix milliseconds.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,6 +44,8 @@ class FleetState(BaseModel):
     refused: list[Refused] = Field(default_factory=list[Refused])
     refused_total: int = 0
     histories: int = 0
+    tripped: dict[str, int] = Field(default_factory=dict[str, int])
+    looked_at: int = 0
 
     def accept(self, order: Order) -> None:
         """Put `order` into its room, unless it is there or was carried out already.
@@ -60,7 +63,7 @@ class FleetState(BaseModel):
 
     def batch(self, room: Room) -> tuple[Order, ...]:
         """The next orders of `room`. They stay until they are `finished`, so that none is lost on the way to a new history."""
-        return tuple(islice((o for o in self.queue.values() if COMMANDS[o.name].room == room), BATCH))
+        return tuple(islice((o for o in self.queue.values() if kind_of(o.name).room == room), BATCH))
 
     def finished(self, orders: Sequence[Order], outcomes: Sequence[Outcome]) -> None:
         """Record what came of `orders`."""
@@ -87,7 +90,7 @@ class FleetState(BaseModel):
         """The answer of the query `control`."""
         waiting: dict[str, int] = {}
         for order in self.queue.values():
-            room = COMMANDS[order.name].room
+            room = kind_of(order.name).room
             waiting[room] = waiting.get(room, 0) + 1
         return Control(
             switches=self.switches,
@@ -99,4 +102,6 @@ class FleetState(BaseModel):
             refused=tuple(self.refused),
             refused_total=self.refused_total,
             histories=self.histories,
+            tripped=self.tripped,
+            looked_at=self.looked_at,
         )

@@ -102,6 +102,9 @@ TELL: ActivityOptions = {
     "retry_policy": _retry(100, initial=0.2, longest=10.0),
 }
 
+# The breaker looks again soon in any case.
+LOOK: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=60), "retry_policy": _retry(3, initial=1.0, longest=5.0)}
+
 REPORT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=40), "retry_policy": _retry(5, initial=0.2, longest=2.0)}
 
 # A drill that isn't acknowledged has failed; another attempt is for a worker that died meanwhile.

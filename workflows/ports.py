@@ -11,9 +11,13 @@ from policies.identity import Directory
 from workflows import options
 from workflows.fleet_messages import (
     Applied,
+    AppliedTrips,
     ApplySwitches,
+    ApplyTrips,
     ConfirmKill,
     DrillReport,
+    Look,
+    Looked,
     PlayDrill,
     ReportSwitch,
     SwitchReport,
@@ -43,11 +47,13 @@ from workflows.records import RunEnd
 __all__ = [
     "admit",
     "apply_switches",
+    "apply_trips",
     "archive",
     "call_model",
     "confirm_kill",
     "execute_tool",
     "give_up",
+    "look_at_agents",
     "mint_capability",
     "play_drill",
     "read_facts",
@@ -147,6 +153,19 @@ async def apply_switches(arg: ApplySwitches, *, summary: str) -> Applied:
     first = Priority(priority_key=options.FIRST)
     return await workflow.execute_activity(
         "apply_switches", arg, result_type=Applied, summary=summary, priority=first, **options.KILL
+    )
+
+
+async def look_at_agents(arg: Look, *, summary: str) -> Looked:
+    return await workflow.execute_activity(
+        "look_at_agents", arg, result_type=Looked, summary=summary, priority=_share(), **options.LOOK
+    )
+
+
+async def apply_trips(arg: ApplyTrips, *, summary: str) -> AppliedTrips:
+    first = Priority(priority_key=options.FIRST)
+    return await workflow.execute_activity(
+        "apply_trips", arg, result_type=AppliedTrips, summary=summary, priority=first, **options.KILL
     )
 
 

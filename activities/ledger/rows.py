@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from policies.models import Frozen, Idempotency, Money, ResourceRef, Risk
+from policies.anomaly import RuleAction
+from policies.models import AutonomyMode, Frozen, Idempotency, Money, ResourceRef, Risk
 
 __all__ = [
     "Capability",
@@ -14,9 +15,11 @@ __all__ = [
     "Enrolment",
     "Intent",
     "Logged",
+    "Override",
     "RunRecord",
     "Standing",
     "Switch",
+    "TripRecord",
 ]
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
@@ -208,3 +211,38 @@ class RunRecord(Frozen):
     moved_cents: int = 0
     first_response_ms: int | None = None
     recorded_at: int = 0
+
+
+class TripRecord(Frozen):
+    """A rule of the anomaly breaker that tripped. Times in Unix milliseconds.
+
+    Attributes:
+        rule, figures: as JSON: `policies.anomaly.Rule` and the `Figures` that it saw, counted from `since` on.
+        value: what the rule made of them.
+        mode_before, mode_after: what the agent might do by itself.
+    """
+
+    id: str
+    agent: str
+    rule: str
+    action: RuleAction
+    figures: str
+    value: float
+    since: int
+    mode_before: AutonomyMode
+    mode_after: AutonomyMode
+    at: int
+    put_back_at: int | None = None
+    put_back_by: str | None = None
+    put_back_reason: str | None = None
+
+
+class Override(Frozen):
+    """An agent that was stepped down to `mode`. `set_at` in Unix milliseconds; `epoch` as of a switch."""
+
+    agent: str
+    mode: AutonomyMode
+    reason: str
+    set_by: str
+    set_at: int
+    epoch: int

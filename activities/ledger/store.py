@@ -51,6 +51,8 @@ COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
 DAY_MS = 24 * 60 * 60 * 1000
 NOT_SENT = "not_sent: It wasn't carried out, and won't be: the workers or the ledger were away. Nothing was written."
 """The outcome of an effect that was given up before it was sent."""
+BUSY_SECONDS = 10
+"""How long a writer waits for SQLite's lock."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x72656D6974  # "remit": the advisory lock of PostgreSQL that migrations hold
 CANT_OPEN = (
@@ -111,15 +113,16 @@ class Ledger:
             if self._backend not in ("sqlite", "postgresql"):
                 raise InvalidInput(CANT_OPEN)
             if self._backend == "postgresql":
-                self._engine = _postgresql(parsed)
+                self._engine = self._readers = _postgresql(parsed)
             else:
-                self._engine = _sqlite(parsed)
+                self._engine, self._readers = _sqlite(parsed, writing=True), _sqlite(parsed, writing=False)
         # A port that is no number: ValueError.
         except (ArgumentError, ImportError, NoSuchModuleError, OSError, ValueError):
             raise InvalidInput(CANT_OPEN) from None
 
     def close(self) -> None:
         self._engine.dispose()
+        self._readers.dispose()
 
     def migrate(self) -> None:
         """Bring the schema to the newest revision; workers that start together wait for one another.
@@ -336,11 +339,15 @@ class Ledger:
         with self._engine.begin() as connection:
             connection.execute(update.values(state=state, outcome=_text(outcome), settled_at=_now()))
 
-    def give_up(self, intent: Intent) -> Effect:
+    def give_up(self, intent: Intent, scopes: Sequence[str]) -> Effect:
         """Settle an effect whose attempts are all lost, so that none of them, should it wake up, can begin to send it.
 
+        Args:
+            scopes: the off switches that cover it.
+
         Returns:
-            The row: `done` or `failed` as it was recorded; `failed`, for certain, if it was never sent; else `indeterminate`.
+            The row: `done` or `failed` as it was recorded; `failed`, for certain, if it was never sent; `sent` if the vendor
+            may be asked again by the caller, for it dedupes by our key and no switch is on; else `indeterminate`.
         """
         key, unsent = intent.idempotency_key, {"state": "failed", "outcome": NOT_SENT, "settled_at": _now()}
         with self._engine.begin() as connection:
@@ -351,6 +358,8 @@ class Ledger:
                 connection.execute(sa.insert(effects).values({**_values(intent, 0), "attempts": 0, **unsent}))
             elif row.state in ("reserved", "released"):
                 _set(connection, key, **unsent)
+            elif row.state == "sent" and intent.strategy == "native_key" and switches.covering(connection, scopes)[0] is None:
+                _set(connection, key, attempts=row.attempts + 1)
             elif row.state == "sent":
                 _set(connection, key, state="indeterminate", settled_at=_now())
             row = _find(connection, key)
@@ -414,11 +423,11 @@ class Ledger:
 
     def _reading(self) -> Connection:
         """A connection that only reads: on SQLite it waits for nobody who writes, and makes nobody wait."""
-        return self._engine.execution_options(remit_reading=True).connect()
+        return self._readers.connect()
 
     def current(self) -> bool:
         """Whether the schema is the one that this build works with."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
         return found == ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
@@ -466,22 +475,23 @@ def _unreachable(error: SQLAlchemyError) -> str:
     return f"The ledger at `REMIT_LEDGER_URL` can't be used: {why}."
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, *, writing: bool) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidInput(CANT_OPEN)  # a ledger that forgets, or that no other process sees, is none
-    engine = sa.create_engine(url, hide_parameters=True)
+    # Writers of one process queue up for one connection: SQLite itself would let them sleep and try again.
+    one = {"pool_size": 1, "max_overflow": 0, "pool_timeout": BUSY_SECONDS} if writing else {}
+    engine = sa.create_engine(url, hide_parameters=True, **one)
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, _: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_SECONDS * 1000}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
-        reading = connection.get_execution_options().get("remit_reading")
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
 

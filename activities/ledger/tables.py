@@ -1,6 +1,6 @@
 """The ledger's tables. Changing one needs a migration beside it. Amounts in cents, times in Unix milliseconds."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
 
 __all__ = [
     "capabilities",
@@ -9,10 +9,12 @@ __all__ = [
     "enrolments",
     "kill_switches",
     "metadata",
+    "mode_overrides",
     "pauses",
     "run_records",
     "standings",
     "switch_log",
+    "trips",
 ]
 
 metadata = MetaData()
@@ -169,4 +171,36 @@ run_records = Table(
     Column("recorded_at", BigInteger, nullable=False),
     Index("run_records_by_agent", "agent", "recorded_at"),
     Index("run_records_by_workflow", "workflow_id"),
+)
+
+# What the anomaly breaker did, with the numbers that made it, and what a person put back.
+trips = Table(
+    "trips",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("agent", String(200), nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("figures", Text, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("mode_before", String(16), nullable=False),
+    Column("mode_after", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("put_back_at", BigInteger),
+    Column("put_back_by", String(200)),
+    Column("put_back_reason", Text),
+    Index("trips_by_agent", "agent", "at"),
+)
+
+# Agents that may do less by themselves than their file says.
+mode_overrides = Table(
+    "mode_overrides",
+    metadata,
+    Column("agent", String(200), primary_key=True),
+    Column("mode", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("set_by", String(200), nullable=False),
+    Column("set_at", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
 )

@@ -136,7 +136,10 @@ CELLS = (
     # There is no other attempt: the ledger is asked, and then nobody can send it any more, whoever wakes up.
     Cell("last_before_reserve", KEY, ("reserve:before",), 0, 0, 0, "failed", agent=HASTY),
     Cell("last_after_reserve", KEY, ("reserve:after",), 0, 0, 0, "failed", agent=HASTY),
-    Cell("last_after_commit", KEY, ("ship:after",), 1, 1, 0, LOST, agent=HASTY),
+    # A vendor that dedupes by our key is asked by sending it once more.
+    Cell("last_after_send", KEY, ("ship:before",), 1, 1, 0, agent=HASTY),
+    Cell("last_after_commit", KEY, ("ship:after",), 1, 2, 0, agent=HASTY),
+    Cell("last_after_commit", BLIND, ("ship:after",), 1, 1, 0, LOST, agent=HASTY),
     Cell("last_after_commit", SLOW, ("ship:after",), 1, 1, 1, agent=HASTY),
     Cell("last_after_record", BLIND, ("settle:after",), 1, 1, 0, agent=HASTY),
     Cell("last_frozen_before_reserve", KEY, ("reserve:before",), 0, 0, 0, "failed", how="frozen", agent=HASTY),

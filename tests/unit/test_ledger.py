@@ -296,7 +296,7 @@ def test_what_was_given_up_is_never_sent(ledger: Ledger, begun: str) -> None:
     row = None if begun == "nothing" else reserve(ledger)
     if begun == "released":
         ledger.settle("rk_1", "released", "unavailable")
-    given_up = ledger.give_up(intent())
+    given_up = ledger.give_up(intent(), SCOPES)
     assert (given_up.state, given_up.outcome.partition(":")[0]) == ("failed", "not_sent")
     assert given_up.settled_at is not None
     assert not row or not ledger.sent("rk_1", row.attempts, SCOPES)
@@ -304,14 +304,28 @@ def test_what_was_given_up_is_never_sent(ledger: Ledger, begun: str) -> None:
     assert ledger.subject_sum(TOOL, SUBJECT) == 0
 
 
-def test_what_was_sent_and_given_up_is_unknown(ledger: Ledger) -> None:
-    """It isn't sent again, it counts, and a person can resolve it, unless its answer comes late."""
+@pytest.mark.parametrize("strategy", ["lookup", "at_most_once", "native_key"])
+def test_what_was_sent_and_given_up_is_unknown(ledger: Ledger, strategy: Idempotency) -> None:
+    """It isn't sent again, it counts, and a person can resolve it, unless its answer comes late. After a kill, so with all."""
     row = send(ledger)
-    assert ledger.give_up(intent()).state == "indeterminate"
+    if strategy == "native_key":
+        ledger.engage(SCOPES[0], "stop", "ana")
+    assert ledger.give_up(intent(strategy=strategy), SCOPES).state == "indeterminate"
     assert not ledger.sent("rk_1", row.attempts, SCOPES)
     assert ledger.subject_sum(TOOL, SUBJECT) == 4900
     ledger.settle("rk_1", "done", "{}")
     assert only(ledger).state == "done"
+
+
+def test_a_vendor_that_dedupes_may_be_asked_by_the_last_of_all(ledger: Ledger) -> None:
+    """And by nobody before it: an attempt that wakes up can't send any more, nor say that nothing came of it."""
+    row = send(ledger)
+    last = ledger.give_up(intent(strategy="native_key"), SCOPES)
+    assert (last.state, last.attempts) == ("sent", row.attempts + 1)
+    assert not ledger.sent("rk_1", row.attempts, SCOPES)
+    ledger.settle("rk_1", "failed", "no", row.attempts)
+    assert only(ledger).state == "sent"
+    assert ledger.sent("rk_1", last.attempts, SCOPES)
 
 
 @pytest.mark.parametrize("state", ["done", "failed"])
@@ -319,7 +333,7 @@ def test_giving_up_keeps_what_is_on_record(ledger: Ledger, state: Literal["done"
     """The last attempt may have died after it recorded what it did."""
     send(ledger)
     ledger.settle("rk_1", state, "outcome")
-    row = ledger.give_up(intent())
+    row = ledger.give_up(intent(), SCOPES)
     assert (row.state, row.outcome) == (state, "outcome")
 
 

@@ -9,6 +9,7 @@ import pytest
 from temporalio.workflow import ActivityCancellationType
 
 from activities.authority import AuthorityActivities
+from activities.breaking import BreakerActivities
 from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.model import ModelActivities
@@ -23,7 +24,16 @@ STUBS: dict[str, Stub] = {name: getattr(ports, name) for name in ports.__all__}
 def implementations() -> dict[str, Stub]:
     """The methods of the activity classes, by the name that they are registered under."""
     found: dict[str, Stub] = {}
-    for owner in (AuthorityActivities, DrillActivities, FleetActivities, ModelActivities, RecordActivities, ToolActivities):
+    owners = (
+        AuthorityActivities,
+        BreakerActivities,
+        DrillActivities,
+        FleetActivities,
+        ModelActivities,
+        RecordActivities,
+        ToolActivities,
+    )
+    for owner in owners:
         for value in vars(owner).values():
             if definition := getattr(value, "__temporal_activity_definition", None):
                 assert definition.name not in found
