@@ -32,6 +32,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from policies.errors import InvalidInput, NotFound, Unavailable
 from policies.models import Frozen
 from remit.client import HELP, checked_id, status_of, summary_of
+from remit.codec import Unreadable
 from workflows.fleet_messages import KILL_DRILL, DrillReport, PlayDrill, control_queue
 from workflows.messages import AGENT_RUN, StartInput
 from workflows.options import share
@@ -196,12 +197,22 @@ class Schedules:
         return await self.show(name)
 
     async def list(self) -> AsyncGenerator[ScheduleRow]:
-        """The schedules of these workers. One that was just made or deleted may take a second to show it."""
+        """The schedules of these workers. One that was just made or deleted may take a second to show it.
+
+        Raises:
+            Unreadable: there are encrypted ones only, and the key isn't here. Beside others they are another fleet's.
+        """
+        readable, foreign = False, None
         with _answers(""):
             async for found in await self._client.list_schedules():
-                plan = await found.memo_value(MEMO, None, type_hint=Plan)
+                try:
+                    plan = await found.memo_value(MEMO, None, type_hint=Plan)
+                except Unreadable as e:
+                    foreign = e
+                    continue
                 if plan is None or plan.queue != self._queue or found.schedule is None or found.info is None:
                     continue
+                readable = True
                 recent = found.info.recent_actions
                 yield ScheduleRow(
                     name=found.id,
@@ -211,6 +222,8 @@ class Schedules:
                     next_at=_times(found.info.next_action_times, found.schedule.state.paused),
                     last_at=_unix(recent[-1].started_at) if recent else None,
                 )
+        if foreign and not readable:
+            raise foreign
 
     async def show(self, name: str) -> ScheduleView:
         """The schedule, and what came of the last ten things that it started.
