@@ -177,6 +177,7 @@ def _build(
             tool.execute_tool,
             tool.give_up,
             records.archive,
+            records.record_proposal,
             records.record_run,
             records.write_kill,
             fleet.confirm_kill,

@@ -177,6 +177,7 @@ class AuthorityActivities:
             weight=agent.weight,
             history_events=self._history_events,
             recorded=True,
+            held_to_mode=True,
         )
 
     def _lowered(self, agent: AgentIdentity) -> AgentIdentity:

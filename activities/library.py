@@ -235,7 +235,15 @@ class Library:
         return [self._catalog.specs[name] for name in agent.tools]
 
     def _check_whole(self, agent: AgentFile) -> None:
-        self.limits(agent, self.bundle(agent.policy))
+        bundle = self.bundle(agent.policy)
+        self.limits(agent, bundle)
+        rules = bundle.limits().approvals
+        writes = any(spec.effect == "write" for spec in self.specs(agent))
+        if agent.mode == "draft" and writes and not (rules.roles or rules.escalation):
+            raise AgentInvalid(
+                f"Agent `{agent.name}`: it is in `draft` mode, and the bundle `{bundle.name}` names nobody who may accept its "
+                "proposals; set `roles` under `[approvals]` in its `limits.toml`."
+            )
 
     def problems(self) -> list[str]:
         """What is wrong with any agent or bundle, one sentence each."""

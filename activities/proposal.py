@@ -8,13 +8,13 @@ from typing import Self
 
 from activities.capabilities import Capabilities
 from activities.ledger.rows import Intent
-from policies import approvals
+from policies import approvals, autonomy
 from policies.approvals import Action, ApprovalDecision, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, ToolRefusal
 from policies.identity import Directory
-from policies.models import Money, ResourceFacts
+from policies.models import AutonomyMode, Money, ResourceFacts
 from policies.switches import scopes_of
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
@@ -28,10 +28,11 @@ CLOCKS_APART_SECONDS = 300
 
 
 class ApprovalNeeded(Exception):
-    """The sum that the verdict rests on has risen; people must approve first."""
+    """The sum that the verdict rests on has risen, or the agent was stepped down; people must approve first."""
 
-    def __init__(self, subject_sum_cents: int) -> None:
+    def __init__(self, subject_sum_cents: int, mode: AutonomyMode) -> None:
         self.subject_sum_cents = subject_sum_cents
+        self.mode: AutonomyMode = mode
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,23 @@ class Proposal:
         """
         return _approved(self.capsule, self.call, directory)
 
-    def judge(self, schema: str, facts: ResourceFacts, approved: int, subject_sum_cents: int) -> None:
-        """The subject binding, the business rules, then the pinned policy.
+    def judge(
+        self, schema: str, facts: ResourceFacts, approved: int, subject_sum_cents: int, ceiling: AutonomyMode = "live"
+    ) -> None:
+        """The mode, the subject binding, the business rules, then the pinned policy.
+
+        Args:
+            ceiling: what the agent may do now at most, if that is less than when the run was admitted.
 
         Raises:
             ApprovalNeeded: more people must approve.
             ToolRefusal: it is denied.
         """
+        mode = autonomy.lowest(self.capsule.agent.mode, ceiling)
+        autonomy.check(mode, self.spec.effect)
         self.spec.bind(self.arguments, facts, self.capsule.subject)
         self.spec.check(self.arguments, facts)
-        verdict = authorize(
+        by_policy = authorize(
             compile_policy(self.capsule.bundle, schema),
             facts_of(
                 self.capsule,
@@ -134,8 +142,9 @@ class Proposal:
                 facts=facts,
             ),
         )
+        verdict = autonomy.under(mode, by_policy, self.spec.effect, approved)
         if verdict.decision == "require_approval" and verdict.approvals_required > approved:
-            raise ApprovalNeeded(subject_sum_cents)
+            raise ApprovalNeeded(subject_sum_cents, mode)
         if verdict.decision != "allow":
             raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
 

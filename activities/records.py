@@ -1,4 +1,5 @@
-"""What a run leaves outside its history: the row of its kill, its finished parts in storage, the record of its end."""
+"""What a run leaves outside its history: the row of its kill, its finished parts in storage, records of
+what people made of its proposals and of its end."""
 
 import asyncio
 
@@ -6,8 +7,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.failures import ledger_needed
-from activities.ledger import records
-from activities.ledger.rows import RunRecord
+from activities.ledger import proposals, records
+from activities.ledger.rows import ProposalRecord, RunRecord
 from activities.ledger.store import Ledger, run_scope
 from activities.runs import Runs
 from activities.segments import write_segment
@@ -15,7 +16,7 @@ from activities.storage import Storage
 from policies.errors import RemitError
 from policies.switches import subject_tag
 from workflows.messages import Archive, KillState, Segment, StoredSegment, WriteKill
-from workflows.records import RunEnd
+from workflows.records import ProposalEnd, RunEnd
 
 __all__ = ["RecordActivities"]
 
@@ -61,6 +62,18 @@ class RecordActivities:
         """Keep how the run ended, and say whether it wasn't kept yet. Safe to repeat."""
         with ledger_needed():
             return await asyncio.to_thread(self._keep, end)
+
+    @activity.defn(name="record_proposal")
+    async def record_proposal(self, end: ProposalEnd) -> bool:
+        """Keep what people made of a proposal, and say whether it wasn't kept yet. Safe to repeat."""
+        times = {"put_at": end.put_at * 1000, "decided_at": end.decided_at * 1000}
+        record = ProposalRecord.model_validate({**end.model_dump(), **times, "by": ",".join(end.by)})
+        with ledger_needed():
+            return await asyncio.to_thread(self._keep_proposal, record)
+
+    def _keep_proposal(self, record: ProposalRecord) -> bool:
+        with self._ledger.begin() as connection:
+            return proposals.keep(connection, record)
 
     def _keep(self, end: RunEnd) -> bool:
         same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally"})

@@ -20,9 +20,10 @@ from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
-from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
+from policies.autonomy import lowest
+from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, SteppedDown, ToolRefusal, Unavailable
 from policies.identity import Directory
-from policies.models import ResourceFacts
+from policies.models import AutonomyMode, ResourceFacts
 from tools.catalog import Catalog
 from tools.results import MAX_PAGE_BYTES, READ_MORE, Results
 from tools.spec import Arguments, Connector, ToolContext, ToolSpec
@@ -126,7 +127,9 @@ class ToolActivities:
             try:
                 outcome = await self._execute(call, attempt)
             except ApprovalNeeded as e:
-                return ToolOutcome(status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents)
+                return ToolOutcome(
+                    status="approval_required", attempt=attempt, subject_sum_cents=e.subject_sum_cents, mode=e.mode
+                )
             except KillSwitchEngaged as e:
                 if not e.ends_run:
                     return ToolOutcome(status="refused", reason="kill_switch", content=e.message, attempt=attempt)
@@ -202,6 +205,8 @@ class ToolActivities:
         fresh = self._capabilities.fresh(proposal.call.capability)
         uncovered = self._uncovered(proposal) if fresh else await asyncio.to_thread(self._uncovered, proposal)
 
+        ceiling: AutonomyMode = "live"
+
         def judge(subject_sum_cents: int) -> None:
             # Raised here and not before, so that the retry of a write that is already done gets its result, and that of one
             # that was sent isn't refused as if nothing had happened, for the vendor is away or the approval has expired now.
@@ -210,9 +215,14 @@ class ToolActivities:
             if isinstance(checked, Exception):
                 raise checked
             facts, approved = checked
-            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents)
+            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
 
-        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge)
+        while True:
+            intent = proposal.intent.model_copy(update={"mode": lowest(proposal.capsule.agent.mode, ceiling)})
+            try:
+                return await asyncio.to_thread(self._ledger.reserve, intent, proposal.scopes, judge)
+            except SteppedDown as e:
+                ceiling = e.mode
 
     async def _people(self) -> Directory:
         try:

@@ -79,6 +79,7 @@ class ApprovalRequest(Frozen):
     Attributes:
         edited_by: who changed the arguments. They proposed the action, so they may not approve it.
         edit_of: the approval that ended with the edit.
+        proposal: whether the agent only drafts, so that what people make of this counts for its accepted rate.
     """
 
     approval_id: str
@@ -94,6 +95,7 @@ class ApprovalRequest(Frozen):
     expires_at: int
     edited_by: tuple[str, ...] = ()
     edit_of: str = ""
+    proposal: bool = False
 
 
 class DecisionClaims(Frozen):

@@ -18,10 +18,11 @@ RemitError
 ├── UsageLimitExceeded      ends the run as `stopped` or `escalated`
 ├── KillSwitchEngaged       an off switch covers this effect, or this run
 ├── Paused                  a pause covers this effect; it may be tried again once that has ended
+├── SteppedDown             the agent may do less by itself than when this was judged
 └── OutcomeIndeterminate    nobody can say whether a write happened; a human must look
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 __all__ = [
     "AgentInvalid",
@@ -37,6 +38,7 @@ __all__ = [
     "PolicyInvalid",
     "PriceUnknown",
     "RemitError",
+    "SteppedDown",
     "StoredValueLost",
     "ToolInvalid",
     "ToolRefusal",
@@ -199,6 +201,16 @@ class Paused(RemitError):
         self.scope = scope
         self.reason = reason
         self.epoch = epoch
+
+
+class SteppedDown(RemitError):
+    """The agent was stepped down to `mode` meanwhile; what it wants must be judged by that."""
+
+    code = "stepped_down"
+
+    def __init__(self, mode: Literal["read_only", "draft", "live"]) -> None:
+        super().__init__(f"The agent may do no more than `{mode}` now.")
+        self.mode: Literal["read_only", "draft", "live"] = mode
 
 
 class OutcomeIndeterminate(RemitError):

@@ -7,6 +7,7 @@ import typer
 
 from policies.approvals import Approval
 from policies.authorize import authorize
+from policies.autonomy import lowest, under
 from policies.bundle import Bundle, compile_policy
 from policies.errors import RemitError
 from policies.models import Frozen
@@ -94,7 +95,10 @@ class Today:
             return ""
         if facts is None:
             return "be unknown: an older worker didn't record what its verdict rested on"
-        verdict = authorize(compile_policy(bundle, self._schema), facts)
+        mode = lowest(facts.agent.mode, "draft" if request.proposal else "live")
+        verdict = under(
+            mode, authorize(compile_policy(bundle, self._schema), facts), "write"
+        )  # people are asked of nothing else
         if verdict.decision == "deny":
             return f"be denied: {verdict.reason}"
         if verdict.decision == "allow":

@@ -13,6 +13,7 @@ import typer
 from policies.approvals import Verb, decision_payload
 from policies.errors import InvalidInput, RemitError
 from remit import __version__, render, stops
+from remit.agents import print_agents
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.breaker import breaker
@@ -388,28 +389,9 @@ def sign(
 
 @app.command()
 def agents(as_json: AsJson = False, app_dir: AppDir = None) -> None:
-    """List the agents: who they are, who answers for them, what they may use."""
-    from remit.apps import assemble
-
+    """List the agents: who they are, who answers for them, what they may use, and what people made of their proposals."""
     del app_dir
-    library = assemble(load()).library
-    found = [library.agent(name) for name in library.names()]
-    if as_json:
-        render.print_json([a.identity.model_dump(mode="json") | {"tools": list(a.tools), "policy": a.policy} for a in found])
-        return
-    render.console().print(
-        render.table(
-            "",
-            ("Agent", "Identity", "Owner", "Role", "Mode", "Status", "Assurance", "Policy", "Tools", "Scopes"),
-            (
-                (
-                    *(a.name, a.id, a.owner, a.role, a.mode, a.status, str(a.assurance), a.policy),
-                    *(", ".join(a.tools), ", ".join(a.scopes)),
-                )
-                for a in found
-            ),
-        )
-    )
+    print_agents(load(), as_json=as_json)
 
 
 @app.command()

@@ -102,7 +102,7 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
             (
                 escape(workflow_id),
                 a.request.approval_id,
-                escape(a.request.tool + (f" (edited by {', '.join(a.request.edited_by)})" if a.request.edited_by else "")),
+                escape(a.request.tool + _note(a)),
                 escape(str(a.request.resource)),
                 str(a.request.amount) if a.request.amount else "",
                 f"{a.request.required} of {escape('/'.join(a.request.roles))}{' (escalated)' if a.escalated_at else ''}",
@@ -112,6 +112,13 @@ def approvals(found: Sequence[tuple[str, Approval]]) -> Table:
             for workflow_id, a in found
         ),
     )
+
+
+def _note(approval: Approval) -> str:
+    """Whose proposal it is, where that isn't the agent's own decision alone."""
+    if approval.request.edited_by:
+        return f" (edited by {', '.join(approval.request.edited_by)})"
+    return " (a draft agent's proposal)" if approval.request.proposal else ""
 
 
 def findings(rows: Sequence[tuple[str, str, str, str, str]]) -> Table:
@@ -235,7 +242,7 @@ def show(run: RunSummary) -> list[object]:
                 (
                     (
                         a.request.approval_id,
-                        escape(f"{a.request.tool} {a.request.resource}"),
+                        escape(f"{a.request.tool} {a.request.resource}{_note(a)}"),
                         str(a.request.amount) if a.request.amount else "",
                         f"{a.status} ({len(a.approvers)} of {a.request.required})"
                         + (f", escalated {clock(a.escalated_at)}" if a.escalated_at else ""),

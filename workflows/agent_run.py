@@ -16,6 +16,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, CancelledErro
 
 from policies import budgets
 from policies.approvals import Approval, ApprovalRequest
+from policies.autonomy import READ_ONLY
 from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, RemitError, ToolRefusal, UsageLimitExceeded
 from policies.identity import Directory
@@ -57,6 +58,7 @@ from workflows.messages import (
     Window,
     WriteKill,
 )
+from workflows.records import ProposalEnd, fate
 from workflows.state import MAX_REFUSED, OpenTurn, RunState
 from workflows.turn import Bound, Call, Turn
 from workflows.view import cockpit
@@ -101,6 +103,7 @@ class AgentRun:
         self._halted = False
         self._roll_over = False
         self._strangers: list[str] = []
+        self._keeping: list[asyncio.Task[None]] = []
         self._closing = False
         self._published: tuple[RunStatus, bool, Risk] | None = None
         lost = _lost(args)
@@ -202,6 +205,7 @@ class AgentRun:
     async def _roll(self) -> None:
         """Go on in a new history, once what is long lies in storage."""
         state = self._state
+        await self._kept()
         if gone := state.to_archive():
             state.archived(gone, await ports.archive(gone, summary=f"messages {gone.since} to {gone.until - 1} to storage"))
             self._check()
@@ -362,17 +366,47 @@ class AgentRun:
         if not await self._decided(call, request, request.expires_at, "then it expires"):
             state.settle(name, "expired")
         state.judged.pop(name, None)
+        approval = state.approvals[name]
+        self._decided_on(approval)
         self._check()
         self._set_status("waiting_for_approval" if state.pending else "running")
-        approval = state.approvals[name]
-        if approval.status in ("approved", "rejected"):
-            state.tally = state.tally.more(**{"edited" if approval.edit else approval.status: 1})
         if approval.status == "rejected":
             last = approval.decisions[-1]
             raise ToolRefusal("rejected", f"{last.sub} rejected this: {last.reason or 'no reason given'}")
         if approval.status == "expired":
             raise ToolRefusal("approval_expired", "Nobody approved this in time.")
         return approval
+
+    def _decided_on(self, approval: Approval) -> None:
+        """Count what people made of it, and have the ledger keep it if the agent proposed it and only drafts."""
+        state, request, what = self._state, approval.request, fate(approval)
+        if what in ("approved", "edited", "rejected"):
+            state.tally = state.tally.more(**{what: 1})
+        if what is None or not request.proposal or request.edited_by:  # an edited one is a person's proposal
+            return
+        end = ProposalEnd(
+            run_id=self._run_id,
+            workflow_id=self._workflow_id,
+            agent=self._capsule.agent.name,
+            tool=request.tool,
+            action_digest=request.action_digest,
+            put_at=request.requested_at,
+            decided_at=self._now(),
+            decision=what,
+            by=tuple(d.sub for d in approval.decisions),
+        )
+        # The write doesn't wait for it: figures must not hold up what people have just accepted.
+        self._keeping.append(asyncio.create_task(self._keep(end)))
+
+    async def _keep(self, end: ProposalEnd) -> None:
+        with contextlib.suppress(ActivityError):  # after ten thousand attempts: the figures lack it, and the run goes on
+            await ports.record_proposal(end, summary=f"{end.tool} {end.decision}")
+
+    async def _kept(self) -> None:
+        """Wait until the ledger has what it was to keep. A kill of the plan doesn't cut that off."""
+        if self._keeping:
+            await workflow.wait(self._keeping)
+            self._keeping.clear()
 
     async def _decided(self, call: Call, request: ApprovalRequest, until: int, then: str) -> bool:
         """Wait until somebody has decided on `request`, or until that time.
@@ -513,11 +547,14 @@ class AgentRun:
             if approval and outcome.status == "done":
                 self._state.settle(approval.request.approval_id, "consumed")
                 self._publish()  # a sibling may still wait for people: what is already done must show
+            if outcome.reason == READ_ONLY:
+                self._state.step_down("read_only")
             if outcome.status != "approval_required" or outcome.subject_sum_cents is None or not call.recorded:
                 return outcome
-            # Others moved money for this subject meanwhile: the sum lies in a higher tier now.
+            # Others moved money for this subject meanwhile, and the sum lies in a higher tier; or the agent was stepped down.
             if approval:
                 self._state.settle(approval.request.approval_id, "cancelled")
+            self._state.step_down(outcome.mode)
             recorded = call.recorded.model_copy(update={"subject_sum_cents": outcome.subject_sum_cents})
             call = self._allowed(turn.judge(replace(call, refusal=None), recorded))
         raise ToolRefusal("approval_required", "The sums for this subject keep changing; try again later.")
@@ -675,6 +712,7 @@ class AgentRun:
         failure = self._failure(error) if error and not self._halted else None
         if failure is None:
             self._publish()
+        await self._kept()
         if end := state.end(self._run_id, self._workflow_id, self._now()):
             await ports.record_run(end, summary=state.status)
         if failure:

@@ -17,6 +17,7 @@ from policies.models import (
     ActionFacts,
     AgentIdentity,
     ApprovalStatus,
+    AutonomyMode,
     Frozen,
     Money,
     ResourceFacts,
@@ -242,7 +243,7 @@ class PauseState(Frozen):
     since: int = 0
 
 
-_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded")
+_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded", "held_to_mode")
 
 
 class Capsule(Frozen):
@@ -254,6 +255,7 @@ class Capsule(Frozen):
         priority, weight: the agent's place among those that wait for a worker, as its `agent.toml` says.
         history_events: how many events fill a history, so that the run goes on in a new one.
         recorded: whether the run ends with `record_run`, as it does since there are such records.
+        held_to_mode: whether its workflow holds the agent to its mode by itself, as it does since then; the worker always does.
     """
 
     run_id: str
@@ -279,6 +281,7 @@ class Capsule(Frozen):
     weight: int | None = None
     history_events: int | None = None
     recorded: bool = False
+    held_to_mode: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -473,6 +476,7 @@ class ToolOutcome(Frozen):
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
         paused: set with `paused`: the pause that nothing was written for.
         ref: where the whole of a result lies that was too long to show.
+        mode: set with `approval_required`: the mode that the agent is held to now.
     """
 
     status: Literal["done", "refused", "approval_required", "killed", "indeterminate", "paused"]
@@ -482,6 +486,7 @@ class ToolOutcome(Frozen):
     subject_sum_cents: int | None = None
     paused: PauseState | None = None
     ref: str = ""
+    mode: AutonomyMode | None = None
 
 
 class WriteKill(Frozen):

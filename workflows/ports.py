@@ -42,7 +42,7 @@ from workflows.messages import (
     ToolOutcome,
     WriteKill,
 )
-from workflows.records import RunEnd
+from workflows.records import ProposalEnd, RunEnd
 
 __all__ = [
     "admit",
@@ -59,6 +59,7 @@ __all__ = [
     "read_facts",
     "read_people",
     "read_tool",
+    "record_proposal",
     "record_run",
     "report_switch",
     "tell_runs",
@@ -120,6 +121,10 @@ async def execute_tool(arg: ExecuteTool, *, attempts: int, summary: str) -> Tool
     return await workflow.execute_activity(
         "execute_tool", arg, result_type=ToolOutcome, summary=summary, priority=_share(), **options.write(attempts)
     )
+
+
+async def record_proposal(arg: ProposalEnd, *, summary: str) -> bool:
+    return await _local("record_proposal", arg, bool, summary, options.RECORD)
 
 
 async def record_run(arg: RunEnd, *, summary: str) -> bool:

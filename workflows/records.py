@@ -1,12 +1,31 @@
 """What a run leaves behind for the figures of its agent: counted as it goes, recorded in the ledger when it ends. Pure."""
 
+from typing import Literal
+
+from policies.approvals import Approval
+from policies.autonomy import READ_ONLY
 from policies.models import Frozen
 
-__all__ = ["RunEnd", "Tally"]
+__all__ = ["Fate", "ProposalEnd", "RunEnd", "Tally", "fate"]
+
+Fate = Literal["approved", "edited", "rejected", "expired"]
 
 INVALID = ("validation_failed", "unknown_tool", "not_alone")
-DENIED = ("denied", "not_granted", "not_subject", "unknown_corpus", "other_run")
+DENIED = ("denied", "not_granted", "not_subject", "unknown_corpus", "other_run", READ_ONLY)
 BY_PEOPLE = ("rejected", "approval_expired")
+
+
+def fate(approval: Approval) -> Fate | None:
+    """What people made of an action that was put before them; None while they haven't, or when the run didn't let them."""
+    if approval.edit:
+        return "edited"
+    match approval.status:
+        case "approved" | "consumed":
+            return "approved"
+        case "rejected" | "expired":
+            return approval.status
+        case _:
+            return None
 
 
 class Tally(Frozen):
@@ -69,3 +88,22 @@ class RunEnd(Frozen):
     tokens: int
     cost_micro_usd: int
     tally: Tally
+
+
+class ProposalEnd(Frozen):
+    """Input of `record_proposal`: what people made of an action of an agent that only drafts. Times in Unix seconds.
+
+    Attributes:
+        run_id: of the run's first history.
+        by: who decided; nobody, when it expired.
+    """
+
+    run_id: str
+    workflow_id: str
+    agent: str
+    tool: str
+    action_digest: str
+    put_at: int
+    decided_at: int
+    decision: Fate
+    by: tuple[str, ...] = ()

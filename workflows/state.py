@@ -7,11 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, Val
 from temporalio.common import RawValue
 
 from policies.approvals import Approval
+from policies.autonomy import lowest
 from policies.bundle import ApprovalRules, ContextRules, explain
 from policies.canonical import chain, digest
 from policies.errors import InvalidInput
 from policies.identity import Directory
-from policies.models import ActionFacts, ApprovalStatus, Frozen, Risk, RunStatus, Usage, UsageLimits, Verdict
+from policies.models import ActionFacts, ApprovalStatus, AutonomyMode, Frozen, Risk, RunStatus, Usage, UsageLimits, Verdict
 from workflows.messages import (
     Archive,
     Capsule,
@@ -111,6 +112,7 @@ class RunState(BaseModel):
         starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
         context_tokens: input tokens of the latest model call, until the conversation is compacted.
         tally: what its calls and approvals came to, for the record of it.
+        stepped_down: the mode that the run was found to be held to beside a side effect; it keeps to it until it ends.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -153,6 +155,7 @@ class RunState(BaseModel):
     fallbacks: int = 0
     fell_back_from: str = ""
     tally: Tally = Tally()
+    stepped_down: AutonomyMode | None = None
     _events: int = PrivateAttr(default=0)  # of this history only
     _bytes: int = PrivateAttr(default=0)
 
@@ -322,9 +325,19 @@ class RunState(BaseModel):
         if found and (epoch == 0 or found.epoch <= epoch):
             del self.pauses[scope]
 
+    def step_down(self, mode: AutonomyMode | None) -> None:
+        """Hold the agent to `mode` from now on, if that is less than what it may do."""
+        if mode:
+            self.stepped_down = lowest(mode, self.stepped_down or "live")
+
     @property
     def limits(self) -> UsageLimits:
         return self.capsule.limits if self.capsule else UsageLimits()
+
+    @property
+    def mode(self) -> AutonomyMode | None:
+        """What the agent may do by itself; None before the run is admitted."""
+        return lowest(self.capsule.agent.mode, self.stepped_down or "live") if self.capsule else None
 
     @property
     def minted(self) -> Minted | None:
@@ -360,7 +373,7 @@ class RunState(BaseModel):
             release=capsule.release if capsule else "",
             model=self.model,
             simulated=self.simulated,
-            mode=capsule.agent.mode if capsule else "",
+            mode=self.mode or "",
             usage=self.usage,
             limits=self.limits,
             calls=tuple(self.calls),

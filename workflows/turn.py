@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from policies import approvals
+from policies import approvals, autonomy
 from policies.approvals import Action, Approval, ApprovalRequest
 from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
-from policies.models import ActionFacts, Money, ResourceRef, Verdict
+from policies.models import ActionFacts, AutonomyMode, Money, ResourceRef, Verdict
 from tools.catalog import Catalog
 from tools.results import READ_MORE
 from tools.spec import Arguments, ToolSpec
@@ -91,6 +91,12 @@ class Turn:
     calls_used: int
     edited: dict[int, Call] = field(default_factory=dict[int, Call])
 
+    @property
+    def mode(self) -> AutonomyMode:
+        """What the agent is held to here. The policy alone holds one that was admitted before this did."""
+        pinned = self.capsule.agent.mode if self.capsule.held_to_mode else "live"
+        return autonomy.lowest(pinned, self.state.stepped_down or "live")
+
     @staticmethod
     def requests(message: AssistantMessage) -> list[tuple[int, ToolRequest]]:
         """The calls that count: all but a `final_answer` that stands alone."""
@@ -161,7 +167,7 @@ class Turn:
 
     def facts_wanted(self, call: Call) -> ReadFacts | None:
         """What must be asked of the world before `call` can be judged; only writes need it."""
-        if call.bound is None or call.bound.spec.effect == "read":
+        if call.bound is None or call.bound.spec.effect == "read" or not autonomy.offered(self.mode, "write"):
             return None
         capsule = self.capsule
         return ReadFacts(
@@ -185,16 +191,18 @@ class Turn:
         return call
 
     def judge(self, call: Call, recorded: RecordedFacts | None) -> Call:
-        """The call with its verdict: the subject binding, the business rules, then the policy."""
+        """The call with its verdict: the mode, the subject binding, the business rules, then the policy."""
         bound = call.bound
         if bound is None:
             return call
         call = replace(call, recorded=recorded)
         try:
+            autonomy.check(self.mode, bound.spec.effect)
             if recorded:
                 bound.spec.bind(bound.arguments, recorded.facts, self.capsule.subject)
                 bound.spec.check(bound.arguments, recorded.facts)
-            verdict = authorize(compile_policy(self.capsule.bundle, self.catalog.cedar_schema), self.facts(bound, recorded))
+            policy = compile_policy(self.capsule.bundle, self.catalog.cedar_schema)
+            verdict = autonomy.under(self.mode, authorize(policy, self.facts(bound, recorded)), bound.spec.effect)
         except ToolRefusal as e:
             return replace(call, refusal=e)
         refusal = ToolRefusal("denied", f"Policy: {verdict.reason}.") if verdict.decision == "deny" else None
@@ -243,6 +251,7 @@ class Turn:
             expires_at=now + self.state.limits.approval_seconds,
             edited_by=approvals.editors(call.edits),
             edit_of=call.edits[-1].request.approval_id if call.edits else "",
+            proposal=self.mode == "draft",
         )
 
     def read(self, call: Call, bound: Bound) -> ReadTool:

@@ -69,7 +69,7 @@ def cockpit(state: RunState, workflow_id: str) -> str:
         lines += ["", f"**{state.refused_total} signals counted for nothing**; one at {_time(last.at)}: {_code(last.message)}"]
     if capsule:
         model = _code(state.model) or "not asked yet"
-        lines += ["", f"Policy {_code(capsule.bundle.version)}, mode {_code(capsule.agent.mode)}, model {model}."]
+        lines += ["", f"Policy {_code(capsule.bundle.version)}, mode {_code(state.mode or '')}, model {model}."]
     if state.fallbacks:
         lines[-1] += f" Answered by a fallback: {state.fallbacks}, last for {_code(state.fell_back_from)}."
     if state.status in OPEN:
@@ -125,6 +125,7 @@ def _pending(state: RunState, approval: Approval, workflow_id: str) -> list[str]
         "",
         f"- exactly: {_given(request.arguments)}",
         *([f"- edited by {_people(request.edited_by)}, who may not approve it"] if request.edited_by else []),
+        *(["- a proposal: the agent is in `draft` mode and writes nothing by itself"] if request.proposal else []),
         f"- asked for by policy: {', '.join(_code(p) for p in request.policy_ids) or 'unknown'}",
         f"- the model's reason, not checked: {_code(_words(state)) or 'none given'}",
         f"- approved by: {', '.join(_code(a) for a in have) or 'nobody yet'}",

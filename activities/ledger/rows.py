@@ -16,6 +16,7 @@ __all__ = [
     "Intent",
     "Logged",
     "Override",
+    "ProposalRecord",
     "RunRecord",
     "Standing",
     "Switch",
@@ -33,6 +34,7 @@ class Intent(Frozen):
         capability: id of the capability that covers it; one that was revoked stops the reservation.
         risk: of the tool, as it declares it.
         per_run, per_agent_and_day: how many writes there may be, this one included; None for any number.
+        mode: what the agent was held to when it was judged.
     """
 
     idempotency_key: str
@@ -50,6 +52,7 @@ class Intent(Frozen):
     per_run: int | None = None
     per_agent_and_day: int | None = None
     risk: Risk | Literal[""] = ""
+    mode: AutonomyMode = "live"
 
 
 class Effect(Frozen):
@@ -246,3 +249,22 @@ class Override(Frozen):
     set_by: str
     set_at: int
     epoch: int
+
+
+class ProposalRecord(Frozen):
+    """What people made of an action of an agent that only drafts. Times in Unix milliseconds.
+
+    Attributes:
+        decision: as in `workflows.records.Fate`.
+        by: who decided, separated by commas.
+    """
+
+    run_id: str
+    action_digest: str
+    workflow_id: str
+    agent: str
+    tool: str
+    put_at: int
+    decided_at: int
+    decision: str
+    by: str

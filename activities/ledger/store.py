@@ -16,18 +16,20 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from activities.ledger import switches
+from activities.ledger import breaker, switches
 from activities.ledger.rows import Capability, CapabilityKind, Effect, EffectState, Intent, Switch
 from activities.ledger.switches import lock as _lock
 from activities.ledger.switches import now_ms as _now
 from activities.ledger.switches import text_of as _text
 from activities.ledger.tables import capabilities, effects, kill_switches
+from policies.autonomy import lowest
 from policies.errors import (
     InvalidInput,
     KillSwitchEngaged,
     NotFound,
     OutcomeIndeterminate,
     Paused,
+    SteppedDown,
     ToolRefusal,
     Unavailable,
 )
@@ -255,6 +257,7 @@ class Ledger:
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
             Paused: a pause does; likewise.
+            SteppedDown: the agent may do less now than when it was judged; it must be judged by that.
             ToolRefusal: its capability was revoked, what was delegated is used up, or there were too many writes.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
         """
@@ -282,6 +285,7 @@ class Ledger:
             elif (
                 refused := _uncovered(connection, intent)
                 or _over(connection, intent)
+                or _lowered(connection, intent)
                 or _refused(judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key))
             ):
                 if row:
@@ -574,6 +578,11 @@ def _over(connection: Connection, intent: Intent) -> ToolRefusal | None:
             "too_many_writes", f"The agent has made the {intent.per_agent_and_day} writes of 24 hours that it may make."
         )
     return None
+
+
+def _lowered(connection: Connection, intent: Intent) -> SteppedDown | None:
+    found = breaker.override(connection, intent.agent)
+    return SteppedDown(found.mode) if found and lowest(intent.mode, found.mode) != intent.mode else None
 
 
 def _refused(judge: Callable[[int], None], total: int) -> Exception | None:

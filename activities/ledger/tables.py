@@ -11,6 +11,7 @@ __all__ = [
     "metadata",
     "mode_overrides",
     "pauses",
+    "proposals",
     "run_records",
     "standings",
     "switch_log",
@@ -203,4 +204,20 @@ mode_overrides = Table(
     Column("set_by", String(200), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+)
+
+# One row for each action that an agent only drafted, written when people have decided, or didn't in time.
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("action_digest", String(80), primary_key=True),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("tool", String(200), nullable=False),
+    Column("put_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("by", Text, nullable=False),
+    Index("proposals_by_time", "decided_at"),
 )

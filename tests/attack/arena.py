@@ -44,6 +44,7 @@ MAY = {
     "attack-triage": TRIAGE,
     "attack-incident": INCIDENT,
     "attack-readonly": frozenset[str](),
+    "attack-looker": frozenset[str](),
     "attack-draft": BILLING,
 }
 """In which tables each agent's tools write, by hand."""

@@ -12,9 +12,10 @@ from activities.capabilities import Capabilities
 from activities.ledger import store, switches
 from activities.ledger.store import Ledger
 from activities.ledger.tables import effects
-from policies import approvals, bundle
+from policies import approvals, autonomy, bundle
 from policies.approvals import ApprovalDecision, ApprovalRequest
 from policies.bundle import CompiledPolicy
+from policies.models import Verdict
 from tools.spec import ToolSpec
 from workflows.messages import ExecuteTool
 
@@ -97,6 +98,16 @@ def _kill_check(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "epoch", none)
 
 
+def _autonomy_mode(patch: pytest.MonkeyPatch) -> None:
+    """`offered` and `under`: in the workflow, before a capability is minted, and beside the write."""
+
+    def by_policy(_: object, verdict: Verdict, *__: object) -> Verdict:
+        return verdict
+
+    patch.setattr(autonomy, "offered", _yes)
+    patch.setattr(autonomy, "under", by_policy)
+
+
 def _cedar_schema(patch: pytest.MonkeyPatch) -> None:
     """`CompiledPolicy.schema`: requests are judged by the policy's text alone."""
     init = CompiledPolicy.__init__
@@ -114,6 +125,7 @@ GUARDS = {
     "approval verification": _approval_verification,
     "ledger reservation": _ledger_reservation,
     "kill check": _kill_check,
+    "autonomy mode": _autonomy_mode,
     "Cedar schema": _cedar_schema,
 }
 """What takes each guard away; the docstrings say where."""

@@ -159,3 +159,15 @@ async def with_a_forged_capsule(a: Arena) -> None:
         for step, (said, whose, made) in enumerate(forged):
             await a.direct(KIND, [("mint_capability", {"capsule": said})], capsule=said, session=session)
             await _mint_and_write(a, session, said, whose, made, step)
+
+
+@scene
+async def with_a_mode_of_ones_own(a: Arena) -> None:
+    """Admitted as an agent that may not write, or not alone, under a policy that permits it; no workflow stands in the way."""
+    for agent in ("attack-readonly", "attack-draft"):
+        me = a.world.take()
+        async with a.mallory.session(kind="AgentRun") as session:
+            capsule = await _admitted(a, session, me, agent)
+            live = {**capsule, "agent": {**capsule["agent"], "mode": "live"}}
+            for step, said in enumerate((capsule, live, {**capsule, "held_to_mode": False})):
+                await _mint_and_write(a, session, said, me, refund(me, SMALL, 100 + step), step)

@@ -149,3 +149,23 @@ def test_a_rule_that_cannot_be_used_is_refused(library: Path) -> None:
     rule(library, f"{twice}\n[[breaker]]\n{twice}")
     with pytest.raises(PolicyInvalid, match="two rules of the breaker"):
         Library([library], CATALOG).bundle("refunds_v7").limits()
+
+
+async def test_an_open_run_is_held_to_the_step_down(watched: Engine) -> None:
+    """Its next write is judged by the lower mode, beside the side effect: a draft needs a person, a reader writes nothing."""
+    await watched.work()
+    large = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
+    reply = turn(call("draft_reply", ticket_id="T-1002", text="Done."))
+    run = await watched.start([large, reply, reply, final()], ticket="T-1002")
+    assert (await watched.pending(run.id)).mode == "live"
+    with watched.ledger.begin() as connection:
+        breaker.step_down(connection, AGENT, "draft", "too much", "breaker")
+    await watched.decide(run.id, ANA, "reject", reason="No.")
+    waiting = await watched.until(run.id, lambda s: len(s.approvals) == 2)
+    assert waiting.approvals[1].request.proposal
+    with watched.ledger.begin() as connection:
+        breaker.step_down(connection, AGENT, "read_only", "still too much", "breaker")
+    await watched.decide(run.id, ANA)
+    await watched.closed(run.id)
+    assert [code for code, _ in await watched.errors(run.id)] == ["rejected", "mode_read_only", "mode_read_only"]
+    assert not watched.ledger.effects(run.id, "done")

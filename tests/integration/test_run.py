@@ -195,24 +195,13 @@ async def test_a_tool_that_the_agent_was_not_given_is_refused(
     assert engine.rows("incidents") == []
 
 
-async def test_the_policy_denies_writes_of_a_read_only_agent(library: Path, engine: Engine) -> None:
-    """A denial names the policy that made it, to the model and in the run's summary."""
-    agent = library / "agents" / "billing-resolution" / "agent.toml"
-    agent.write_text(agent.read_text().replace('mode = "live"', 'mode = "read_only"'))
+async def test_a_denial_names_the_policy_that_made_it(library: Path, engine: Engine) -> None:
+    """To the model and in the run's summary."""
+    policy = library / "policies" / "bundles" / "refunds_v7" / "policy.cedar"
+    policy.write_text(policy.read_text() + '@id("no-writes") forbid (principal, action in Remit::Action::"write", resource);')
     done = await engine.run([turn(refund("in_1002", 4900)), final()])
-    assert await engine.errors(done.workflow_id) == [("denied", "Policy: forbidden by read-only-mode.")]
-    assert (done.calls[0].policy_ids, refunded(engine)) == (("read-only-mode",), [])
-
-
-async def test_a_draft_agent_needs_a_person_for_every_write(library: Path, engine: Engine) -> None:
-    """In draft mode even a small refund waits."""
-    agent = library / "agents" / "billing-resolution" / "agent.toml"
-    agent.write_text(agent.read_text().replace('mode = "live"', 'mode = "draft"'))
-    run = await engine.start([turn(refund("in_1002", 4900)), final()])
-    assert (await engine.pending(run.id)).approvals[0].request.policy_ids == ("draft-mode",)
-    await engine.decide(run.id, "ana")
-    await engine.closed(run.id)
-    assert refunded(engine) == [("in_1002", 4900)]
+    assert await engine.errors(done.workflow_id) == [("denied", "Policy: forbidden by no-writes.")]
+    assert (done.calls[0].policy_ids, refunded(engine)) == (("no-writes",), [])
 
 
 async def test_a_model_corrects_arguments_that_do_not_validate(engine: Engine) -> None:

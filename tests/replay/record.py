@@ -25,6 +25,7 @@ from remit.embedded import TemporalServer, WorkerProcess
 from remit.fleet import Fleet
 from remit.schedules import Action, Plan, Schedules
 from remit.scripts import read_script
+from remit.settings import ROOT
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.fleet_messages import PlayDrill, fleet_id
@@ -152,6 +153,27 @@ async def _edited(client: Client, home: Path) -> None:
         await _store("edited", run)
 
 
+async def _drafted(client: Client, home: Path) -> None:
+    """Two proposals of an agent that only drafts, one accepted and one rejected."""
+    drafter = _made(_made(_made(home / "app") / "agents") / "drafter")
+    for file in (ROOT / "agents" / "billing-resolution").iterdir():
+        text = (
+            file.read_text().replace("billing-resolution@service", "drafter@service").replace('mode = "live"', 'mode = "draft"')
+        )
+        (drafter / file.name).write_text(text.replace('name = "billing-resolution"', 'name = "drafter"'))
+    both = turn(
+        call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate"),
+        call("draft_reply", ticket_id="T-1001", text="We are looking into it."),
+    )
+    async with Engine(client, home, overrides={"app": home / "app"}) as engine:
+        run = await engine.start([both, final()], agent="drafter")
+        first, second = [a.request.approval_id for a in (await engine.pending(run.id, 2)).approvals]
+        await engine.decide(run.id, "ana", approval_id=first)
+        await engine.decide(run.id, "bo", "reject", approval_id=second, reason="Too short.")
+        await run.result()
+        await _store("drafted", run)
+
+
 async def _fleet(client: Client, home: Path) -> None:
     """What `FleetControl` is told, junk included, and a run that is parked, goes on and is then stopped by a switch."""
     refund = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
@@ -220,6 +242,7 @@ async def record() -> None:
                     print(ticket.scenario, flush=True)
             await _refused_start(client, home("refused_start"))
             await _edited(client, home("edited"))
+            await _drafted(client, home("drafted"))
             await _continued(client, home("continued"))
             await _waiting(client, home("waiting"))
             await _fleet(client, home("fleet"))

@@ -295,6 +295,21 @@ def test_an_agent_cannot_let_approvals_expire_before_they_escalate(root: Path, l
     ]
 
 
+def test_somebody_must_be_able_to_accept_what_an_agent_drafts(root: Path, library: Library) -> None:
+    """A bundle without approvers would let every proposal of a draft agent expire; an agent that only reads needs none."""
+    agent = root / "agents" / "helper" / "agent.toml"
+    agent.write_text(AGENT.replace('"live"', '"draft"'))
+    assert library.problems() == [
+        "Agent `helper`: it is in `draft` mode, and the bundle `rules` names nobody who may accept its proposals; "
+        "set `roles` under `[approvals]` in its `limits.toml`."
+    ]
+    agent.write_text(agent.read_text().replace('["get_ticket", "tag_ticket"]', '["get_ticket"]'))
+    assert library.problems() == []
+    agent.write_text(AGENT.replace('"live"', '"draft"'))
+    (root / "policies" / "bundles" / "rules" / "limits.toml").write_text(f'{LIMITS}[approvals]\nroles = ["lead"]\n')
+    assert library.problems() == []
+
+
 @pytest.mark.parametrize(
     ("limits", "why"),
     [

@@ -13,7 +13,7 @@ from policies.errors import InvalidInput
 from policies.identity import Directory, Person
 from policies.models import Usage, UsageLimits
 from policies.routing import Route
-from tests.builders import ANA, NOW, capsule, refund, request
+from tests.builders import ANA, NOW, agent, capsule, refund, request
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
@@ -131,6 +131,7 @@ def whole() -> RunState:
         fallbacks=1,
         fell_back_from="openai: down",
         tally=Tally(denied=1),
+        stepped_down="draft",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -145,10 +146,24 @@ def test_what_is_settled_need_not_be_judged_again() -> None:
     assert (run.approvals["ap-2-0"].status, run.judged) == ("expired", {})
 
 
+def test_a_run_that_was_stepped_down_stays_there() -> None:
+    """It keeps to the lowest mode that it met beside a write, and never does more than its agent may."""
+    run = state(capsule=capsule())
+    assert (state().mode, run.mode) == (None, "live")
+    run.step_down(None)
+    assert run.mode == "live"
+    run.step_down("draft")
+    run.step_down("live")
+    assert run.mode == "draft"
+    run.step_down("read_only")
+    assert run.mode == "read_only"
+    assert state(capsule=capsule(agent=agent(mode="draft")), stepped_down="live").mode == "draft"
+
+
 def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
     """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
     given = capsule()
-    since = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded")
+    since = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded", "held_to_mode")
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}
     assert given.digest == digest(older) == Capsule.model_validate(older).digest
@@ -301,7 +316,7 @@ def test_the_status_shows_the_run() -> None:
     run = whole()
     view = run.summary_view("run-1", "wf-1")
     assert (view.run_id, view.workflow_id, view.agent, view.status) == ("run-1", "wf-1", "billing-resolution", run.status)
-    assert (view.policy_version, view.mode, view.subject) == (capsule().bundle.version, "live", capsule().subject)
+    assert (view.policy_version, view.mode, view.subject) == (capsule().bundle.version, "draft", capsule().subject)
     assert (view.approvals, view.calls, view.refused, view.kill) == (
         tuple(run.approvals.values()),
         tuple(run.calls),

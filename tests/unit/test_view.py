@@ -103,6 +103,15 @@ def test_a_pending_approval_shows_what_to_decide_on() -> None:
     assert "`remit sign wf-1 ap-2-0 --as PERSON --approve --reason '...'`" in shown[start + 12]
 
 
+def test_a_proposal_shows_as_one() -> None:
+    """People see that the agent doesn't write by itself, and which mode it is held to now."""
+    told = "- a proposal: the agent is in `draft` mode and writes nothing by itself"
+    assert told in lines(state(approvals={"ap-2-0": Approval(request=request(proposal=True))}))
+    assert told not in lines(state(approvals={"ap-2-0": Approval(request=request())}))
+    assert "mode `live`" in lines(state())[-3]
+    assert "mode `draft`" in lines(state(stepped_down="draft"))[-3]
+
+
 def test_an_escalation_shows_before_and_after() -> None:
     """Before, when others will be asked; after, when they were, and who may decide now."""
     asked = request(expires_at=NOW + 86_400)
