@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.breaking import BreakerActivities
 from activities.capabilities import Capabilities
+from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.gates import Gate
 from activities.ledger.store import Ledger
@@ -45,6 +46,7 @@ from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.fleet_control import FleetControl
 from workflows.fleet_messages import control_queue
+from workflows.kill_drill import KillDrill
 from workflows.messages import SEARCH_ATTRIBUTES
 
 __all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
@@ -105,17 +107,19 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
 def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts) -> Worker:
     """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
+    drills = DrillActivities(Fleet(client, settings.task_queue).drill)
     breaker = BreakerActivities(ledger, parts.library, directory, audience(client, settings), settings.breaker_seconds)
     return Worker(
         client,
         task_queue=control_queue(settings.task_queue),
-        workflows=[FleetControl],
+        workflows=[FleetControl, KillDrill],
         activities=[
             fleet.apply_switches,
             fleet.tell_runs,
             fleet.report_switch,
             breaker.look_at_agents,
             breaker.apply_trips,
+            drills.play_drill,
         ],
         workflow_runner=runner(),
         deployment_config=worker_version(settings, pinned=False),

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from temporalio.client import (
     Client,
     RPCTimeoutOrCancelledError,
+    WorkflowExecution,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
@@ -51,7 +52,7 @@ from workflows.state import OPEN
 if TYPE_CHECKING:
     from workflows.agent_run import AgentRun
 
-__all__ = ["RUN_STATUSES", "NoWorker", "Remit", "RunFailed", "RunRow"]
+__all__ = ["HELP", "RUN_STATUSES", "NoWorker", "Remit", "RunFailed", "RunRow", "checked_id", "status_of", "summary_of"]
 
 ANSWER_SECONDS = 10.0
 _NO_WORKER = "No worker answers for run `{}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
@@ -128,23 +129,19 @@ class Remit:
         Raises:
             InvalidInput: the id can't be used, holds an e-mail address, or a run with it exists.
         """
-        workflow_id = run_id or f"{agent[:80]}-{secrets.token_hex(5)}"
-        if not _ID.fullmatch(workflow_id):
-            raise InvalidInput("A run id takes 1 to 200 letters, digits and `. _ : / @ -`, and starts with a letter or digit.")
-        if _ADDRESS.search(workflow_id):
-            raise InvalidInput("A run id is never encrypted, and in every log: leave e-mail addresses out of it.")
+        workflow_id = checked_id(run_id or f"{agent[:80]}-{secrets.token_hex(5)}", "A run id")
         start = StartInput(agent=agent, inputs=inputs, requester=requester, script=script)
         with _answers(workflow_id):
             try:
                 return await self.client.start_workflow(
                     AGENT_RUN,
-                    start.model_dump(mode="json", exclude_none=True, exclude_defaults=True) | {"agent": agent},
+                    start.lean(),
                     id=workflow_id,
                     task_queue=self._queue,
                     result_type=RunResult,
                     # A run that failed before it did anything may be started again under its id; no other may.
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                    static_summary=_summary(agent, inputs, requester),
+                    static_summary=summary_of(start),
                     static_details=HELP,
                     priority=share(agent),
                     request_eager_start=False,
@@ -382,16 +379,13 @@ class Remit:
         with _answers(""):
             async for found in self.client.list_workflows(wanted, limit=limit):
                 attributes = found.typed_search_attributes
-                temporal = found.status.name.lower() if found.status else "unknown"
-                status = attributes.get(REMIT_STATUS)
-                if status is None or (temporal not in ("running", "completed") and status not in ("failed", "killed")):
-                    status = "admitted" if temporal == "running" else temporal
                 yield RunRow(
                     workflow_id=found.id,
                     run_id=found.run_id,
                     agent=attributes.get(REMIT_AGENT) or "",
-                    status=status,
-                    awaiting_approval=bool(attributes.get(REMIT_AWAITING_APPROVAL)) and temporal == "running",
+                    status=status_of(found),
+                    awaiting_approval=bool(attributes.get(REMIT_AWAITING_APPROVAL))
+                    and found.status == WorkflowExecutionStatus.RUNNING,
                     cost_usd=attributes.get(REMIT_COST_USD),
                     started_at=int(found.start_time.timestamp()),
                     closed_at=int(found.close_time.timestamp()) if found.close_time else None,
@@ -403,9 +397,32 @@ class Remit:
             yield row
 
 
-def _summary(agent: str, inputs: dict[str, JsonValue], requester: str) -> str:
-    given = ", ".join(f"{k}={v}" for k, v in inputs.items())
-    return f"{agent[:60]}: {given}{f', for {requester}' if requester else ''}"[:190]
+def checked_id(text: str, what: str) -> str:
+    """`text`, if it can name runs.
+
+    Raises:
+        InvalidInput: it can't.
+    """
+    if not _ID.fullmatch(text):
+        raise InvalidInput(f"{what} takes 1 to 200 letters, digits and `. _ : / @ -`, and starts with a letter or digit.")
+    if _ADDRESS.search(text):
+        raise InvalidInput(f"{what} is never encrypted, and in every log: leave e-mail addresses out of it.")
+    return text
+
+
+def status_of(found: WorkflowExecution) -> str:
+    """The status of a run as it says itself, unless Temporal knows better."""
+    temporal = found.status.name.lower() if found.status else "unknown"
+    status = found.typed_search_attributes.get(REMIT_STATUS)
+    if status is None or (temporal not in ("running", "completed") and status not in ("failed", "killed")):
+        return "admitted" if temporal == "running" else temporal
+    return status
+
+
+def summary_of(start: StartInput) -> str:
+    """One line about a run, for the Temporal UI."""
+    given = ", ".join(f"{k}={v}" for k, v in start.inputs.items())
+    return f"{start.agent[:60]}: {given}{f', for {start.requester}' if start.requester else ''}"[:190]
 
 
 @contextmanager

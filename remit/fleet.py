@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from policies.errors import ControlRefused, NotFound, Unavailable
 from policies.models import Frozen
-from policies.switches import Scope
+from policies.switches import FLEET, Scope
 from remit.settings import Settings
 from workflows.fleet_messages import (
     FLEET_CONTROL,
@@ -27,8 +27,10 @@ from workflows.fleet_messages import (
     Autonomy,
     Control,
     Drilled,
+    DrillReport,
     Kill,
     Pause,
+    PlayDrill,
     PutBack,
     Resume,
     Switched,
@@ -115,6 +117,23 @@ class Fleet:
     async def drilled(self, scope: Scope, effect_ms: int, *, by: str = "") -> Switched:
         """End a drill; what it measured is kept with it."""
         return await self._command("drilled", Drilled(scope=str(scope), effect_ms=effect_ms, by=by), Switched)
+
+    async def drill(self, wanted: PlayDrill) -> DrillReport:
+        """Play a kill of the fleet through: the command, what came of it, and the end. Raises as `kill`."""
+        begun = time.monotonic()
+        switched = await self.kill(FLEET, wanted.reason, by=wanted.by, drill=True)
+        effect_ms = round((time.monotonic() - begun) * 1000)
+        report = await self.report(switched)
+        await self.drilled(Scope.parse(switched.scope), effect_ms, by=wanted.by)
+        return DrillReport(
+            epoch=switched.epoch,
+            at=switched.at,
+            effect_ms=effect_ms,
+            gate_ms=switched.gate_ms,
+            found=report.found,
+            told=report.told,
+            in_flight=switched.in_flight_total,
+        )
 
     async def put_back(self, agent: str, control_jws: str) -> Autonomy:
         """Let an agent that the breaker stepped down do again what its file says.

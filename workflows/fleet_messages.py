@@ -17,6 +17,7 @@ from workflows.messages import TASK_QUEUE, Refused
 __all__ = [
     "COMMANDS",
     "FLEET_CONTROL",
+    "KILL_DRILL",
     "MOVED_ON",
     "Answer",
     "Applied",
@@ -27,6 +28,7 @@ __all__ = [
     "Command",
     "ConfirmKill",
     "Control",
+    "DrillReport",
     "Drilled",
     "EffectOutcome",
     "Kill",
@@ -35,6 +37,7 @@ __all__ = [
     "Order",
     "Outcome",
     "Pause",
+    "PlayDrill",
     "PutBack",
     "ReportSwitch",
     "Resume",
@@ -55,6 +58,7 @@ __all__ = [
 ]
 
 FLEET_CONTROL = "FleetControl"
+KILL_DRILL = "KillDrill"
 MOVED_ON = "moved_on"
 """Why an update isn't answered, when `FleetControl` goes on in a new history: whoever asks there again gets the answer."""
 Room = Literal["switches", "breaker"]
@@ -389,6 +393,31 @@ class SwitchReport(Frozen):
     reserved_after: int
     found: int | None = None
     told: int | None = None
+
+
+class PlayDrill(Frozen):
+    """Input of `KillDrill` and of `play_drill`: a kill of the whole fleet is to be played through."""
+
+    reason: Reason
+    by: By = ""
+
+
+class DrillReport(Frozen):
+    """What a drill measured. `at` in Unix milliseconds.
+
+    Attributes:
+        effect_ms: from the command to the answer that a gate had read the switch; `gate_ms` of them within the worker.
+        found, told: open runs, and those that got the signal; None while they are being told.
+        in_flight: writes that were reserved or sent at that moment.
+    """
+
+    epoch: int
+    at: int
+    effect_ms: int
+    gate_ms: int | None = None
+    found: int | None = None
+    told: int | None = None
+    in_flight: int = 0
 
 
 class ConfirmKill(Frozen):

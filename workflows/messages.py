@@ -153,6 +153,10 @@ class StartInput(Frozen):
     requester: str = Field(default="", max_length=200)
     script: tuple[ScriptTurn, ...] | None = None
 
+    def lean(self) -> dict[str, JsonValue]:
+        """As it is sent: what isn't set is left out."""
+        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=True) | {"agent": self.agent}
+
 
 class ToolRequest(Frozen):
     """A tool call as the model gave it; `arguments` is its JSON text, which may not parse."""

@@ -10,6 +10,7 @@ from temporalio.workflow import ActivityCancellationType
 __all__ = [
     "ADMIT",
     "ARCHIVE",
+    "DRILL",
     "GIVE_UP",
     "KILL",
     "MINT",
@@ -105,6 +106,13 @@ TELL: ActivityOptions = {
 LOOK: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=60), "retry_policy": _retry(3, initial=1.0, longest=5.0)}
 
 REPORT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=40), "retry_policy": _retry(5, initial=0.2, longest=2.0)}
+
+# A drill that isn't acknowledged has failed; another attempt is for a worker that died meanwhile.
+DRILL: ActivityOptions = {
+    "start_to_close_timeout": timedelta(seconds=60),
+    "heartbeat_timeout": timedelta(seconds=10),
+    "retry_policy": _retry(3, initial=1.0, longest=10.0),
+}
 
 # After the last attempt of a write: it waits for a ledger or a worker as long as it may, for nobody else will ask.
 GIVE_UP: ActivityOptions = {

@@ -15,8 +15,10 @@ from workflows.fleet_messages import (
     ApplySwitches,
     ApplyTrips,
     ConfirmKill,
+    DrillReport,
     Look,
     Looked,
+    PlayDrill,
     ReportSwitch,
     SwitchReport,
     TellAll,
@@ -53,6 +55,7 @@ __all__ = [
     "give_up",
     "look_at_agents",
     "mint_capability",
+    "play_drill",
     "read_facts",
     "read_people",
     "read_tool",
@@ -180,6 +183,12 @@ async def tell_runs(arg: TellAll, *, summary: str) -> ToldAll:
 async def report_switch(arg: ReportSwitch, *, summary: str) -> SwitchReport:
     return await workflow.execute_activity(
         "report_switch", arg, result_type=SwitchReport, summary=summary, priority=_share(), **options.REPORT
+    )
+
+
+async def play_drill(arg: PlayDrill, *, summary: str) -> DrillReport:
+    return await workflow.execute_activity(
+        "play_drill", arg, result_type=DrillReport, summary=summary, priority=_share(), **options.DRILL
     )
 
 

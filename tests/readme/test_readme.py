@@ -89,6 +89,17 @@ def test_plain_temporal(tmp_path: Path) -> None:
     assert [r["amount_cents"] for r in rows(dev.home / "business.db", "refunds")] == [74000]
 
 
+def test_by_the_clock(tmp_path: Path) -> None:
+    """A drill and an agent on schedules, as the README makes them; the drill's next time is a Monday morning in Vienna."""
+    dev = DevEngine(tmp_path / ".remit")
+    try:
+        out = dev.console.sh(block("schedules")).out
+    finally:
+        dev.stop()
+    assert "morning is scheduled: support-triage, 0 6 * * 1-5 UTC; next at " in out
+    assert "weekly-drill: kill drill, 0 7 * * 1 Europe/Vienna." in out
+
+
 def test_change_a_threshold(copy: Path) -> None:
     """A copied bundle with another number passes the check, and decides by it."""
     console = Console(copy, {"PYTHONPATH": str(copy)})

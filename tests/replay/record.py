@@ -23,11 +23,12 @@ from remit import __version__
 from remit.demo import DEMO, Ticket, tickets
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.fleet import Fleet
+from remit.schedules import Action, Plan, Schedules
 from remit.scripts import read_script
 from remit.settings import ROOT
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
-from workflows.fleet_messages import fleet_id
+from workflows.fleet_messages import PlayDrill, fleet_id
 from workflows.messages import RunResult
 
 HISTORIES = Path(__file__).parent / "histories" / __version__
@@ -195,6 +196,19 @@ async def _fleet(client: Client, home: Path) -> None:
         await _store("fleet_control", control)
 
 
+async def _drill(client: Client, home: Path) -> None:
+    """A drill as a schedule starts it."""
+    async with Engine(client, home) as engine:
+        schedules = Schedules(client, engine.settings.task_queue)
+        wanted = PlayDrill(reason="Weekly.", by="ana@example.com")
+        await schedules.create("drill", Plan(queue=engine.settings.task_queue, drill=wanted, cron="0 0 1 1 *"))
+        action = await schedules.trigger("drill")
+        assert isinstance(action, Action)
+        drill: WorkflowHandle[object, object] = client.get_workflow_handle(action.workflow_id)
+        await drill.result()
+        await _store("kill_drill", drill)
+
+
 async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
     history = _impersonal(json.loads((await run.fetch_history()).to_json()))
     (HISTORIES / f"{name}.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -232,6 +246,7 @@ async def record() -> None:
             await _continued(client, home("continued"))
             await _waiting(client, home("waiting"))
             await _fleet(client, home("fleet"))
+            await _drill(client, home("drill"))
         finally:
             server.stop()
 

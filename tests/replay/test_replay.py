@@ -17,6 +17,7 @@ from remit.demo import tickets
 from remit.sandbox import runner
 from workflows.agent_run import AgentRun
 from workflows.fleet_control import FleetControl
+from workflows.kill_drill import KillDrill
 
 HISTORIES = Path(__file__).parent / "histories"
 STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path in HISTORIES.glob("*/*.json"))
@@ -25,7 +26,7 @@ STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path 
 
 def replayer() -> Replayer:
     """A replayer set up as the worker is."""
-    return Replayer(workflows=[AgentRun, FleetControl], workflow_runner=runner(), data_converter=CONVERTER)
+    return Replayer(workflows=[AgentRun, FleetControl, KillDrill], workflow_runner=runner(), data_converter=CONVERTER)
 
 
 def text(name: str) -> str:
@@ -68,5 +69,5 @@ async def test_an_approval_that_was_tampered_with_is_detected() -> None:
 def test_a_stored_history_names_no_machine(name: str) -> None:
     """Nothing of where it was recorded is kept."""
     assert '"stackTrace"' not in text(name)
-    assert set(re.findall(r'"identity": "(.*)"', text(name))) <= {"recorder"}
+    assert set(re.findall(r'"identity": "(.*)"', text(name))) <= {"recorder", "temporal-scheduler-default-drill"}
     assert not re.search(r"\d@", text(name))

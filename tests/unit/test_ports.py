@@ -10,6 +10,7 @@ from temporalio.workflow import ActivityCancellationType
 
 from activities.authority import AuthorityActivities
 from activities.breaking import BreakerActivities
+from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.model import ModelActivities
 from activities.records import RecordActivities
@@ -23,7 +24,16 @@ STUBS: dict[str, Stub] = {name: getattr(ports, name) for name in ports.__all__}
 def implementations() -> dict[str, Stub]:
     """The methods of the activity classes, by the name that they are registered under."""
     found: dict[str, Stub] = {}
-    for owner in (AuthorityActivities, BreakerActivities, FleetActivities, ModelActivities, RecordActivities, ToolActivities):
+    owners = (
+        AuthorityActivities,
+        BreakerActivities,
+        DrillActivities,
+        FleetActivities,
+        ModelActivities,
+        RecordActivities,
+        ToolActivities,
+    )
+    for owner in owners:
         for value in vars(owner).values():
             if definition := getattr(value, "__temporal_activity_definition", None):
                 assert definition.name not in found
@@ -109,7 +119,7 @@ async def test_a_tool_gets_the_attempts_that_are_left(name: str, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "name", ["admit", "apply_switches", "call_model", "execute_tool", "give_up", "tell_runs", "write_kill"]
+    "name", ["admit", "apply_switches", "call_model", "execute_tool", "give_up", "play_drill", "tell_runs", "write_kill"]
 )
 async def test_writes_and_model_calls_are_never_local(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local activity may run again after a crash, unseen; only reads may."""
@@ -124,7 +134,7 @@ async def test_only_a_fast_read_is_local(fast: bool, kind: str, monkeypatch: pyt
     assert ("heartbeat_timeout" in made.options) is not fast
 
 
-@pytest.mark.parametrize("name", ["call_model", "execute_tool", "tell_runs"])
+@pytest.mark.parametrize("name", ["call_model", "execute_tool", "play_drill", "tell_runs"])
 async def test_long_work_beats(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dead worker is found by a missing heartbeat, and not after the whole timeout."""
     options = (await ask(STUBS[name], monkeypatch)).options
