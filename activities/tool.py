@@ -21,17 +21,7 @@ from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
-from policies.autonomy import lowest
-from policies.errors import (
-    CapReached,
-    KillSwitchEngaged,
-    OutcomeIndeterminate,
-    Paused,
-    RemitError,
-    SteppedDown,
-    ToolRefusal,
-    Unavailable,
-)
+from policies.errors import CapReached, KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import AutonomyMode, ResourceFacts
 from tools.catalog import Catalog
@@ -218,9 +208,7 @@ class ToolActivities:
         fresh = self._capabilities.fresh(proposal.call.capability)
         uncovered = self._uncovered(proposal) if fresh else await asyncio.to_thread(self._uncovered, proposal)
 
-        ceiling: AutonomyMode = "live"
-
-        def judge(subject_sum_cents: int) -> None:
+        def judge(subject_sum_cents: int, ceiling: AutonomyMode) -> None:
             # Raised here and not before, so that the retry of a write that is already done gets its result, and that of one
             # that was sent isn't refused as if nothing had happened, for the vendor is away or the approval has expired now.
             if uncovered:
@@ -231,12 +219,7 @@ class ToolActivities:
             proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
 
         caps = self._meter.on_write(proposal.capsule)
-        while True:
-            intent = proposal.intent.model_copy(update={"mode": lowest(proposal.capsule.agent.mode, ceiling)})
-            try:
-                return await asyncio.to_thread(self._ledger.reserve, intent, proposal.scopes, judge, caps)
-            except SteppedDown as e:
-                ceiling = e.mode
+        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge, caps)
 
     async def _people(self) -> Directory:
         try:

@@ -19,11 +19,10 @@ RemitError
 ├── CapReached              a cap across runs leaves no room: the run waits, is paused, or is refused
 ├── KillSwitchEngaged       an off switch covers this effect, or this run
 ├── Paused                  a pause covers this effect; it may be tried again once that has ended
-├── SteppedDown             the agent may do less by itself than when this was judged
 └── OutcomeIndeterminate    nobody can say whether a write happened; a human must look
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 __all__ = [
     "AgentInvalid",
@@ -40,7 +39,6 @@ __all__ = [
     "PolicyInvalid",
     "PriceUnknown",
     "RemitError",
-    "SteppedDown",
     "StoredValueLost",
     "ToolInvalid",
     "ToolRefusal",
@@ -223,16 +221,6 @@ class Paused(RemitError):
         self.scope = scope
         self.reason = reason
         self.epoch = epoch
-
-
-class SteppedDown(RemitError):
-    """The agent was stepped down to `mode` meanwhile; what it wants must be judged by that."""
-
-    code = "stepped_down"
-
-    def __init__(self, mode: Literal["read_only", "draft", "live"]) -> None:
-        super().__init__(f"The agent may do no more than `{mode}` now.")
-        self.mode: Literal["read_only", "draft", "live"] = mode
 
 
 class OutcomeIndeterminate(RemitError):

@@ -233,7 +233,7 @@ class Engine:
             strategy="native_key",
             capability=capability,
         )
-        return self.ledger.reserve(intent, [run_scope(run.run_id)], lambda _: None)
+        return self.ledger.reserve(intent, [run_scope(run.run_id)], lambda _, __: None)
 
     def effects(self) -> list[Effect]:
         """Rows of the ledger: what was reserved and recorded."""

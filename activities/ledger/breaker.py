@@ -12,7 +12,7 @@ from activities.ledger.tables import control, effects, mode_overrides, run_recor
 from policies.anomaly import Figures
 from policies.models import AutonomyMode
 
-__all__ = ["figures", "override", "overrides", "put_back", "put_back_at", "record", "recorded", "step_down"]
+__all__ = ["ceiling", "figures", "override", "overrides", "put_back", "put_back_at", "record", "recorded", "step_down"]
 
 _r = run_records.c
 _looked_at = sa.case((sa.or_(_r.asked > 0, _r.outcome == "escalated"), 1), else_=0)
@@ -56,6 +56,12 @@ def override(connection: Connection, agent: str) -> Override | None:
     """The mode that `agent` was stepped down to."""
     row = connection.execute(OVERRIDE, {"agent": agent}).mappings().first()
     return Override.model_validate(dict(row)) if row else None
+
+
+def ceiling(connection: Connection, agent: str) -> AutonomyMode:
+    """What `agent` may do by itself at most, whatever its file says."""
+    found = override(connection, agent)
+    return found.mode if found else "live"
 
 
 def overrides(connection: Connection) -> list[Override]:

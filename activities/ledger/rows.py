@@ -40,7 +40,6 @@ class Intent(Frozen):
         capability: id of the capability that covers it; one that was revoked stops the reservation.
         risk: of the tool, as it declares it.
         per_run, per_agent_and_day: how many writes there may be, this one included; None for any number.
-        mode: what the agent was held to when it was judged.
     """
 
     idempotency_key: str
@@ -58,7 +57,6 @@ class Intent(Frozen):
     per_run: int | None = None
     per_agent_and_day: int | None = None
     risk: Risk | Literal[""] = ""
-    mode: AutonomyMode = "live"
 
 
 class Effect(Frozen):
@@ -259,6 +257,25 @@ class CapUse(Frozen):
     room_at: int | None = None
 
 
+class ProposalRecord(Frozen):
+    """What people made of an action of an agent that only drafts. Times in Unix milliseconds.
+
+    Attributes:
+        decision: as in `workflows.records.Fate`.
+        by: who decided, separated by commas.
+    """
+
+    run_id: str
+    action_digest: str
+    workflow_id: str
+    agent: str
+    tool: str
+    put_at: int
+    decided_at: int
+    decision: str
+    by: str
+
+
 class TripRecord(Frozen):
     """A rule of the anomaly breaker that tripped. Times in Unix milliseconds.
 
@@ -292,22 +309,3 @@ class Override(Frozen):
     set_by: str
     set_at: int
     epoch: int
-
-
-class ProposalRecord(Frozen):
-    """What people made of an action of an agent that only drafts. Times in Unix milliseconds.
-
-    Attributes:
-        decision: as in `workflows.records.Fate`.
-        by: who decided, separated by commas.
-    """
-
-    run_id: str
-    action_digest: str
-    workflow_id: str
-    agent: str
-    tool: str
-    put_at: int
-    decided_at: int
-    decision: str
-    by: str

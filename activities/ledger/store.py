@@ -22,7 +22,6 @@ from activities.ledger.switches import lock as _lock
 from activities.ledger.switches import now_ms as _now
 from activities.ledger.switches import text_of as _text
 from activities.ledger.tables import capabilities, effects, kill_switches
-from policies.autonomy import lowest
 from policies.caps import ScopedCaps
 from policies.errors import (
     InvalidInput,
@@ -30,10 +29,10 @@ from policies.errors import (
     NotFound,
     OutcomeIndeterminate,
     Paused,
-    SteppedDown,
     ToolRefusal,
     Unavailable,
 )
+from policies.models import AutonomyMode
 from policies.switches import Scope
 
 __all__ = [
@@ -243,12 +242,17 @@ class Ledger:
         return found
 
     def reserve(
-        self, intent: Intent, scopes: Sequence[str], judge: Callable[[int], None], caps: Sequence[ScopedCaps] = ()
+        self,
+        intent: Intent,
+        scopes: Sequence[str],
+        judge: Callable[[int, AutonomyMode], None],
+        caps: Sequence[ScopedCaps] = (),
     ) -> Effect:
         """Reserve the effect, in one transaction with the off switches, the sums that its verdict rests on, and the caps.
 
         Args:
-            judge: called with the current sum for the subject (this effect excluded); raises to refuse the reservation.
+            judge: called with the current sum for the subject (this effect excluded) and with the most that the agent may do by
+                itself now; raises to refuse the reservation.
             caps: those across runs that it counts towards. G6: counted last, so that what is refused takes no room.
 
         Returns:
@@ -259,7 +263,6 @@ class Ledger:
         Raises:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
             Paused: a pause does; likewise.
-            SteppedDown: the agent may do less now than when it was judged; it must be judged by that.
             ToolRefusal: its capability was revoked, what was delegated is used up, or there were too many writes.
             CapReached: a cap across runs leaves no room.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
@@ -288,8 +291,7 @@ class Ledger:
             elif (
                 refused := _uncovered(connection, intent)
                 or _over(connection, intent)
-                or _lowered(connection, intent)
-                or _refused(judge, _sum(connection, intent.tool, intent.subject, intent.idempotency_key))
+                or _refused(connection, intent, judge)
                 or (usage.charge(connection, _charge(intent), caps) if caps else None)
             ):
                 if row:
@@ -588,14 +590,11 @@ def _charge(intent: Intent) -> Charge:
     return Charge(key=intent.idempotency_key, kind="tool", run_id=intent.run_id, agent=intent.agent, moved=intent.amount)
 
 
-def _lowered(connection: Connection, intent: Intent) -> SteppedDown | None:
-    found = breaker.override(connection, intent.agent)
-    return SteppedDown(found.mode) if found and lowest(intent.mode, found.mode) != intent.mode else None
-
-
-def _refused(judge: Callable[[int], None], total: int) -> Exception | None:
+def _refused(connection: Connection, intent: Intent, judge: Callable[[int, AutonomyMode], None]) -> Exception | None:
+    total = _sum(connection, intent.tool, intent.subject, intent.idempotency_key)
+    mode = breaker.ceiling(connection, intent.agent)
     try:
-        judge(total)
+        judge(total, mode)
     except Exception as e:
         return e
     return None

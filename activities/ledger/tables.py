@@ -204,6 +204,22 @@ usage_minutes = Table(
     Column("cost_micro_usd", BigInteger, nullable=False),
 )
 
+# One row for each action that an agent only drafted, written when people have decided, or didn't in time.
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("action_digest", String(80), primary_key=True),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("tool", String(200), nullable=False),
+    Column("put_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("by", Text, nullable=False),
+    Index("proposals_by_time", "decided_at"),
+)
+
 # What the anomaly breaker did, with the numbers that made it, and what a person put back.
 trips = Table(
     "trips",
@@ -234,20 +250,4 @@ mode_overrides = Table(
     Column("set_by", String(200), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
-)
-
-# One row for each action that an agent only drafted, written when people have decided, or didn't in time.
-proposals = Table(
-    "proposals",
-    metadata,
-    Column("run_id", String(64), primary_key=True),
-    Column("action_digest", String(80), primary_key=True),
-    Column("workflow_id", String(1000), nullable=False),
-    Column("agent", String(200), nullable=False),
-    Column("tool", String(200), nullable=False),
-    Column("put_at", BigInteger, nullable=False),
-    Column("decided_at", BigInteger, nullable=False),
-    Column("decision", String(16), nullable=False),
-    Column("by", Text, nullable=False),
-    Index("proposals_by_time", "decided_at"),
 )

@@ -42,7 +42,7 @@ def ledger(url: str) -> Generator[Ledger]:
     found = Ledger(url)
     found.migrate()
     for key, run in (("rk_1", "one"), ("rk_2", "two")):
-        row = found.reserve(_intent(key, run), [run_scope(run)], lambda _: None)
+        row = found.reserve(_intent(key, run), [run_scope(run)], lambda _, __: None)
         assert found.sent(key, row.attempts, [run_scope(run)])
     found.settle("rk_1", "done", "{}")
     found.settle("rk_2", "indeterminate", "ReadTimeout")

@@ -54,7 +54,7 @@ def write(ledger: Ledger, key: str) -> bool:
         strategy="native_key",
     )
     try:
-        ledger.reserve(intent, ["run:run-1"], lambda _: None, CAPS)
+        ledger.reserve(intent, ["run:run-1"], lambda _sum, _mode: None, CAPS)
     except CapReached:
         return False
     return True

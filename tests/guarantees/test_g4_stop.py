@@ -125,7 +125,7 @@ class Writer:
                 turn_ += 1
                 begun = time.monotonic()
                 try:
-                    row = ledger.reserve(wanted.intent, wanted.scopes, lambda _: None)
+                    row = ledger.reserve(wanted.intent, wanted.scopes, lambda _, __: None)
                     if ledger.sent(row.idempotency_key, row.attempts, wanted.scopes):
                         self.left.append((begun, wanted))
                         ledger.settle(row.idempotency_key, "done", "{}", row.attempts)
@@ -197,7 +197,7 @@ def test_a_write_passes_exactly_when_nothing_covers_it(tmp_path: Path, steps: li
                 expected = not any(on.covered(scope) for scope in set_)
                 met: bool | None = None
                 try:
-                    ledger.reserve(on.intent, on.scopes, lambda _: None)
+                    ledger.reserve(on.intent, on.scopes, lambda _, __: None)
                 except KillSwitchEngaged as e:
                     met = e.ends_run
                 assert (met is None) == expected

@@ -15,6 +15,7 @@ from activities.providers.base import Completion, ModelProvider, ModelRequest
 from activities.providers.scripted import ScriptedProvider
 from policies.autonomy import BY_DRAFT
 from policies.errors import ApprovalRefused
+from policies.models import AutonomyMode
 from remit import render
 from remit.approvals import Today
 from remit.apps import assemble
@@ -52,7 +53,7 @@ def kept(engine: Engine, run_id: str) -> list[ProposalRecord]:
 
 
 def fates(engine: Engine, run: RunSummary) -> list[tuple[str, str]]:
-    return [(p.decision, p.by) for p in kept(engine, run.run_id)]
+    return sorted((p.decision, p.by) for p in kept(engine, run.run_id))
 
 
 async def keeping(engine: Engine, run: Run) -> int:
@@ -295,13 +296,38 @@ async def test_a_workflow_that_forgets_the_mode_gets_no_capability(
     assert (engine.rows("refunds"), engine.effects()) == ([], [])
 
 
+def step_down(engine: Engine, mode: AutonomyMode) -> None:
+    """From now on, the agent may do no more by itself than `mode`, as the anomaly breaker or a person wants it."""
+    with engine.ledger.begin() as connection:
+        breaker.step_down(connection, "billing-resolution", mode, "Too much.", "breaker")
+
+
+async def test_a_live_agent_that_is_stepped_down_asks_for_its_next_write(permissive: Path, engine: Engine) -> None:
+    """It was admitted as `live`, and is parked then: its next write becomes a proposal, and so does what comes after."""
+    run = await engine.start([turn(call("search_kb", query="refund")), turn(SMALL), turn(REPLY), final()])
+    await engine.remit.handle(run.id).signal("pause", {"reason": "A look."})
+    assert (await engine.until(run.id, lambda s: s.status == "paused")).mode == "live"
+    step_down(engine, "draft")
+    await engine.remit.handle(run.id).signal("resume", {"reason": "Seen."})
+    parked = await engine.pending(run.id)
+    assert (parked.approvals[0].request.proposal, parked.mode, engine.effects()) == (True, "draft", [])
+    await engine.decide(run.id, "ana")
+    await engine.until(run.id, lambda s: len(s.approvals) == 2)
+    assert (len(engine.rows("refunds")), engine.rows("reply_drafts")) == (1, [])
+    await engine.decide(run.id, "bo", "reject", reason="Not needed.")
+    done = await engine.closed(run.id)
+    assert ([c.status for c in done.calls if c.idempotency_key], fates(engine, done)) == (
+        ["done", "refused"],
+        [("approved", ANA), ("rejected", "bo@example.com")],
+    )
+
+
 async def test_an_agent_that_is_stepped_down_to_reading_writes_nothing_more(permissive: Path, engine: Engine) -> None:
     """Not even what people had accepted before."""
     put_in(permissive, "draft")
     run = await engine.start([turn(SMALL), final()])
     await engine.pending(run.id)
-    with engine.ledger.begin() as connection:
-        breaker.step_down(connection, "billing-resolution", "read_only", "too much", "breaker")
+    step_down(engine, "read_only")
     await engine.decide(run.id, "ana")
     done = await engine.closed(run.id)
     assert [code for code, _ in await engine.errors(run.id)] == ["mode_read_only"]

@@ -91,7 +91,7 @@ def no(_: int) -> None:
 
 
 def reserve(ledger: Ledger, wanted: Intent | None = None, judge: Callable[[int], None] = yes) -> Effect:
-    return ledger.reserve(wanted or intent(), SCOPES, judge)
+    return ledger.reserve(wanted or intent(), SCOPES, lambda total, _: judge(total))
 
 
 def send(ledger: Ledger, wanted: Intent | None = None) -> Effect:

@@ -10,7 +10,7 @@ from activities.ledger import breaker, records, switches
 from activities.ledger.rows import Intent, RunRecord
 from activities.ledger.store import Ledger
 from policies.anomaly import Figures
-from policies.models import Money, ResourceRef
+from policies.models import AutonomyMode, Money, ResourceRef
 from tests.unit.test_ledger import KINDS, fresh
 
 AGENT = "billing-resolution"
@@ -61,6 +61,23 @@ def figures_of(record: RunRecord) -> Figures:
     )
 
 
+def intent(n: int) -> Intent:
+    """A refund of $7."""
+    return Intent(
+        idempotency_key=f"k{n}",
+        run_id="run-1",
+        workflow_id="w",
+        agent=AGENT,
+        tool="request_refund@1",
+        resource=ResourceRef(type="Invoice", id="in_1"),
+        subject="Customer:cus_1",
+        amount=Money(cents=700, currency="USD"),
+        action_digest="sha256:0",
+        approvers=(),
+        strategy="native_key",
+    )
+
+
 def test_figures_are_those_of_the_runs(ledger: Ledger) -> None:
     """What SQL adds up is what the runs of this agent come to, and nothing from before the window."""
     chance = random.Random(1)
@@ -75,25 +92,33 @@ def test_figures_are_those_of_the_runs(ledger: Ledger) -> None:
 
 def test_money_counts_when_it_is_moved(ledger: Ledger) -> None:
     """A refund is in the sum as soon as it is reserved, long before its run ends; one that was released isn't."""
-    intent = Intent(
-        idempotency_key="k1",
-        run_id="run-1",
-        workflow_id="w",
-        agent=AGENT,
-        tool="request_refund@1",
-        resource=ResourceRef(type="Invoice", id="in_1"),
-        subject="Customer:cus_1",
-        amount=Money(cents=700, currency="USD"),
-        action_digest="sha256:0",
-        approvers=(),
-        strategy="native_key",
-    )
-    ledger.reserve(intent, ["fleet"], lambda _: None)
+    ledger.reserve(intent(1), ["fleet"], lambda _, __: None)
     with ledger.reading() as connection:
         assert breaker.figures(connection, AGENT, 0) == Figures(moved_cents=700)
     ledger.settle("k1", "released", "unavailable")
     with ledger.reading() as connection:
         assert breaker.figures(connection, AGENT, 0) == Figures()
+
+
+def test_a_reservation_is_judged_by_what_the_agent_may_do_now(ledger: Ledger) -> None:
+    """In the transaction that reserves it: the mode as it was stepped down to, and `live` before and after."""
+    seen: list[AutonomyMode] = []
+
+    def judge(_: int, mode: AutonomyMode) -> None:
+        seen.append(mode)
+
+    def reserve(n: int) -> None:
+        ledger.reserve(intent(n), ["fleet"], judge)
+
+    reserve(1)
+    with ledger.begin() as connection:
+        breaker.step_down(connection, AGENT, "draft", "too much", "breaker")
+        breaker.step_down(connection, "another", "read_only", "too much", "breaker")
+    reserve(2)
+    with ledger.begin() as connection:
+        breaker.put_back(connection, AGENT, "ana", "fine")
+    reserve(3)
+    assert seen == ["live", "draft", "live"]
 
 
 def test_an_agent_is_stepped_down_and_put_back(ledger: Ledger) -> None:

@@ -66,7 +66,7 @@ def reserve(ledger: Ledger, key: str, name: str, cents: int = 2500, run: str = "
         strategy="native_key",
         capability=name,
     ).model_copy(update=limits)
-    return ledger.reserve(intent, [run_scope("run-1")], lambda _: None).state
+    return ledger.reserve(intent, [run_scope("run-1")], lambda _, __: None).state
 
 
 def test_what_is_kept_is_found_whole(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from policies.identity import Directory, Person
 from policies.models import Usage, UsageLimits
 from policies.routing import Route
 from tests.builders import ANA, NOW, agent, capsule, refund, request
+from tools.builtin import CATALOG
 from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
@@ -33,6 +34,7 @@ from workflows.messages import (
 )
 from workflows.records import Tally
 from workflows.state import ARCHIVE_BYTES, MAX_IDENTICAL, MAX_REFUSED, PAGE_BYTES, OpenCall, OpenTurn, RunState, parse_message
+from workflows.turn import Turn
 
 START = {"agent": "billing-resolution", "inputs": {"ticket_id": "T-1001"}}
 TEXT = st.text(max_size=30)
@@ -158,6 +160,17 @@ def test_a_run_that_was_stepped_down_stays_there() -> None:
     run.step_down("read_only")
     assert run.mode == "read_only"
     assert state(capsule=capsule(agent=agent(mode="draft")), stepped_down="live").mode == "draft"
+
+
+def test_a_run_that_began_before_modes_were_held_is_judged_as_then() -> None:
+    """Its workflow must replay; beside the write it is held to its mode all the same, and then keeps to that."""
+    for held, expected in ((False, "live"), (True, "draft")):
+        run = state(capsule=capsule(agent=agent(mode="draft"), held_to_mode=held))
+        assert run.capsule
+        turn = Turn(run, run.capsule, CATALOG, 1)
+        assert turn.mode == expected
+        run.step_down("draft")
+        assert turn.mode == "draft"
 
 
 def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:

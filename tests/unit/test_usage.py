@@ -109,7 +109,7 @@ def write(
     ledger: Ledger, key: str, cents: int, caps: Sequence[ScopedCaps], currency: str = "USD", name: str = "billing"
 ) -> Effect:
     """Reserve a write that moves money."""
-    return ledger.reserve(refund(key, cents, currency, name), [run_scope("run-1")], lambda _: None, caps)
+    return ledger.reserve(refund(key, cents, currency, name), [run_scope("run-1")], lambda _sum, _mode: None, caps)
 
 
 # ---- a day ----------------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_a_write_that_is_refused_for_another_reason_takes_no_room(ledger: Ledger
     """Off switches and the policy come first."""
     caps = [agent(Caps(tool_calls_per_day=1, moved_cents_per_day={"USD": 100}))]
 
-    def no(_: int) -> None:
+    def no(*_: object) -> None:
         raise ToolRefusal("denied", "No.")
 
     with pytest.raises(ToolRefusal):
