@@ -20,10 +20,12 @@ from temporalio.worker import Worker
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.breaking import BreakerActivities
 from activities.capabilities import Capabilities
+from activities.caps import LiveCaps
 from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.gates import Gate
 from activities.ledger.store import Ledger
+from activities.meter import Meter
 from activities.model import ModelActivities
 from activities.providers.base import ModelProvider
 from activities.providers.scripted import ScriptedProvider
@@ -155,12 +157,13 @@ def _build(
         audience(client, settings),
         settings.capability_seconds,
     )
+    meter = Meter(ledger, LiveCaps(library, settings.caps))
     authority = AuthorityActivities(
-        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events, ledger
+        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events, ledger, meter
     )
     results = StoredResults(storage)
-    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results)
-    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings))
+    tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results, meter)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings), meter)
     records = RecordActivities(ledger, runs, storage)
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(

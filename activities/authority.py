@@ -14,11 +14,21 @@ from activities.failures import ledger_awaited, ledger_needed
 from activities.ledger import breaker
 from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
+from activities.meter import Meter, capped
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.runs import Runs
 from policies.autonomy import lowest
 from policies.canonical import digest
-from policies.errors import InvalidInput, KillSwitchEngaged, MissingKey, NotFound, RemitError, ToolRefusal, Unavailable
+from policies.errors import (
+    CapReached,
+    InvalidInput,
+    KillSwitchEngaged,
+    MissingKey,
+    NotFound,
+    RemitError,
+    ToolRefusal,
+    Unavailable,
+)
 from policies.identity import Directory
 from policies.models import AgentIdentity, Frozen
 from policies.routing import ModelChoice, Price, Route
@@ -72,7 +82,9 @@ class AuthorityActivities:
         capabilities: Capabilities,
         history_events: int,
         ledger: Ledger,
+        meter: Meter,
     ) -> None:
+        self._meter = meter
         self._ledger = ledger
         self._history_events = history_events
         self._runs = runs
@@ -92,6 +104,8 @@ class AuthorityActivities:
                 capsule = await self._capsule(admission)
                 if capsule.capability:
                     await asyncio.to_thread(self._capabilities.mint_reads, capsule, capsule.capability, self._ids(capsule))
+        except CapReached as e:
+            raise capped(e) from None
         except RemitError as e:
             raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
         self._runs.admitted(capsule)
@@ -136,6 +150,7 @@ class AuthorityActivities:
         workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
         subject = await self._subject(agent, admission)
         paused = await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
+        await self._meter.run(admission.run_id, agent.name, bundle)
         identity = await asyncio.to_thread(self._lowered, agent.identity)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)

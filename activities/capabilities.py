@@ -76,6 +76,15 @@ class Capabilities:
         recent = self._recent.get(name)
         return recent is not None and recent.fresh
 
+    def known(self, name: str) -> Capability:
+        """The capability `name`, which was just checked.
+
+        Raises:
+            ToolRefusal: there is none.
+        """
+        recent = self._recent.get(name)
+        return recent.kept if recent else self._known(name).kept
+
     def promise(self) -> Minted:
         """The name and the end of a capability that is about to be minted."""
         return Minted(id=new_id(), expires_at=int(time.time()) + self.seconds)

@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from policies.budgets import lower
 from policies.bundle import Bundle, compile_policy, explain
+from policies.caps import Caps
 from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
 from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
 from policies.routing import ModelChoice
@@ -210,6 +211,17 @@ class Library:
         bundle.limits()
         compile_policy(bundle, self._catalog.cedar_schema)
         return bundle
+
+    def caps(self, name: str) -> tuple[Caps, tuple[Path, ...]]:
+        """The caps across runs of the agent called `name`, as its bundle says, and the files that say so.
+
+        Raises:
+            UnknownAgent, AgentInvalid, PolicyInvalid: it can't be used as it is now.
+        """
+        agent = self.agent(name)
+        said = (f"agents/{name}/agent.toml", f"policies/bundles/{agent.policy}/limits.toml")
+        files = tuple(root / path for root in self._roots for path in said if (root / path).is_file())
+        return self.bundle(agent.policy).limits().caps, files
 
     def folder_problems(self, folder: Path) -> list[str]:
         """What is wrong with the bundle in `folder`, wherever it lies."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -10,10 +11,11 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.gates import DOWN_AFTER, Busy, Gate
 from activities.heartbeat import beating
+from activities.meter import Meter, capped
 from activities.providers.base import Completion, ModelProvider, ModelRequest, ProviderError, ToolOffer
 from activities.runs import Runs
 from policies.autonomy import offered
-from policies.errors import MissingKey, RemitError
+from policies.errors import CapReached, MissingKey, RemitError
 from policies.models import AutonomyMode
 from policies.routing import ModelChoice
 from tools.catalog import Catalog
@@ -57,7 +59,15 @@ come back rejected, with a reason, or changed.
 class ModelActivities:
     """Model calls through the providers that this worker has keys for."""
 
-    def __init__(self, runs: Runs, providers: Mapping[str, ModelProvider], catalog: Catalog, gates: Mapping[str, Gate]) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        providers: Mapping[str, ModelProvider],
+        catalog: Catalog,
+        gates: Mapping[str, Gate],
+        meter: Meter,
+    ) -> None:
+        self._meter = meter
         self._runs = runs
         self._providers = providers
         self._catalog = catalog
@@ -98,7 +108,7 @@ class ModelActivities:
             request = await self._request(call, capsule, choices[0])
             started = time.monotonic()
             try:
-                choice, completion, why = await self._answer(choices, request, capsule.agent.name, end)
+                choice, completion, why = await self._answer(choices, request, capsule, end)
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
             except Busy as e:
                 after = timedelta(seconds=e.after_s)
@@ -106,6 +116,8 @@ class ModelActivities:
             except ProviderError as e:
                 delay = timedelta(seconds=e.retry_after_s) if e.retry_after_s is not None else None
                 raise ApplicationError(e.message, type=e.code, non_retryable=not e.retryable, next_retry_delay=delay) from None
+            except CapReached as e:
+                raise capped(e) from None
             except RemitError as e:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
         message = completion.message if call.summarise is None else summary_note(completion.message.text)
@@ -123,7 +135,7 @@ class ModelActivities:
         )
 
     async def _answer(
-        self, choices: tuple[ModelChoice, ...], request: ModelRequest, agent: str, end: float
+        self, choices: tuple[ModelChoice, ...], request: ModelRequest, capsule: Capsule, end: float
     ) -> tuple[ModelChoice, Completion, str]:
         """The answer of the first of `choices` that isn't down, which one it was, and why it wasn't the first.
 
@@ -132,6 +144,7 @@ class ModelActivities:
         Raises:
             MissingKey: this worker doesn't reach the first; that is no outage, so nothing takes its place.
             Busy: the first has no turn for us now.
+            CapReached: a cap across runs has no room for what it may take.
             ProviderError: the first one's; the message says why the others didn't help.
         """
         first, *rest = choices
@@ -144,10 +157,8 @@ class ModelActivities:
         for choice in order:
             gate = self._gates[choice.provider]
             try:
-                async with gate.turn(agent):
-                    answer = await self._providers[choice.provider].complete(
-                        request.model_copy(update={"model": choice.model, "timeout_s": _seconds(request, end)})
-                    )
+                ask = partial(self._ask, choice, request, capsule.agent.name, end)
+                answer = await self._meter.model(capsule, choice, request, ask)
                 gate.succeeded()
                 return choice, answer, why
             except Busy as e:
@@ -165,6 +176,12 @@ class ModelActivities:
                 why = why or f"{choice.provider}: {e.code}"
             activity.logger.warning("`%s` doesn't answer: %s", choice.provider, failed[choice.provider].message)
         raise _together(failed.pop(first.provider), failed)
+
+    async def _ask(self, choice: ModelChoice, request: ModelRequest, agent: str, end: float) -> Completion:
+        async with self._gates[choice.provider].turn(agent):
+            return await self._providers[choice.provider].complete(
+                request.model_copy(update={"model": choice.model, "timeout_s": _seconds(request, end)})
+            )
 
 
 def _seconds(request: ModelRequest, end: float) -> float:

@@ -15,12 +15,13 @@ from activities.capabilities import Capabilities
 from activities.failures import ledger_awaited, ledger_needed
 from activities.heartbeat import beating
 from activities.ledger.store import Effect, Ledger
+from activities.meter import Meter, pause_of
 from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
 from policies import approvals
-from policies.errors import KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
+from policies.errors import CapReached, KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
 from policies.models import AutonomyMode, ResourceFacts
 from tools.catalog import Catalog
@@ -55,6 +56,7 @@ class ToolActivities:
         connectors: Mapping[type[Connector], Connector],
         directory: Callable[[], Directory],
         results: StoredResults,
+        meter: Meter,
     ) -> None:
         """`directory` is asked for each write that people approved: who they are now, whatever was pinned."""
         self._directory = directory
@@ -64,6 +66,7 @@ class ToolActivities:
         self._catalog = catalog
         self._connectors = {**connectors, Results: results}
         self._results = results
+        self._meter = meter
 
     @activity.defn(name="read_facts")
     async def read_facts(self, call: ReadFacts) -> RecordedFacts:
@@ -112,6 +115,7 @@ class ToolActivities:
                 await self._check_read(call, spec, args)
                 if spec.facts:
                     spec.bind(args, await self._facts(spec, args, context), call.subject)
+                await self._count(call)
                 result = await spec.run(args, context)
             except RemitError as e:
                 return _refused(e, attempt)
@@ -214,7 +218,8 @@ class ToolActivities:
             facts, approved = checked
             proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
 
-        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge)
+        caps = self._meter.on_write(proposal.capsule)
+        return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge, caps)
 
     async def _people(self) -> Directory:
         try:
@@ -236,6 +241,16 @@ class ToolActivities:
         except Unavailable as e:  # this worker stood still: another attempt asks again, and the ledger says if it is done
             return e if last_attempt() else ApplicationError(e.message, type=e.code)
         return None
+
+    async def _count(self, call: ReadTool) -> None:
+        """G6: count the read towards the caps across runs.
+
+        Raises:
+            CapReached: there is no room for it.
+        """
+        kept = self._capabilities.known(call.capability)
+        known = self._runs.known(call.capsule)
+        await self._meter.read(kept.run_id, kept.agent, call.slot, known.bundle if known else None)
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
         """G1: whether the run's capability covers this.
@@ -301,6 +316,8 @@ def _failed(effect: Effect, attempt: int) -> ToolOutcome:
 
 
 def _refused(error: RemitError, attempt: int) -> ToolOutcome:
+    if isinstance(error, CapReached) and (pause := pause_of(error)):
+        return ToolOutcome(status="paused", reason=error.code, content=error.message, attempt=attempt, paused=pause)
     reason = error.reason if isinstance(error, ToolRefusal) else error.code
     return ToolOutcome(status="refused", reason=reason, content=error.message, attempt=attempt)
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from policies.anomaly import Rule
 from policies.canonical import digest
+from policies.caps import Caps
 from policies.errors import PolicyInvalid
 from policies.models import Frozen, Obligation, UsageLimits
 
@@ -98,6 +99,7 @@ class Limits(Frozen):
     writes: WriteLimits = Field(default_factory=WriteLimits)
     results: ResultLimits = Field(default_factory=ResultLimits)
     context: ContextRules = Field(default_factory=ContextRules)
+    caps: Caps = Field(default_factory=Caps)
     breaker: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ RemitError
 ├── ControlRefused          a command to the fleet that changes nothing
 ├── LoginRefused            an ID token that proves nothing
 ├── UsageLimitExceeded      ends the run as `stopped` or `escalated`
+├── CapReached              a cap across runs leaves no room: the run waits, is paused, or is refused
 ├── KillSwitchEngaged       an off switch covers this effect, or this run
 ├── Paused                  a pause covers this effect; it may be tried again once that has ended
 └── OutcomeIndeterminate    nobody can say whether a write happened; a human must look
@@ -26,6 +27,7 @@ from typing import ClassVar
 __all__ = [
     "AgentInvalid",
     "ApprovalRefused",
+    "CapReached",
     "ControlRefused",
     "InvalidInput",
     "KillSwitchEngaged",
@@ -169,6 +171,26 @@ class UsageLimitExceeded(RemitError):
     def __init__(self, limit: str, message: str) -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class CapReached(RemitError):
+    """A cap across runs leaves no room now.
+
+    Attributes:
+        cap: its name in `limits.toml`.
+        scope: what holds the run: `cap:SCOPE`, or the pause `run:ID` that a person is to end; empty when nobody is to wait.
+        until: Unix seconds at which it is worth looking again; 0 when a person is to end the pause.
+        epoch: of that pause.
+    """
+
+    code = "cap_reached"
+
+    def __init__(self, message: str, *, cap: str, scope: str = "", until: int = 0, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.cap = cap
+        self.scope = scope
+        self.until = until
+        self.epoch = epoch
 
 
 class KillSwitchEngaged(RemitError):

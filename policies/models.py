@@ -10,6 +10,8 @@ __all__ = [
     "AgentIdentity",
     "ApprovalStatus",
     "AutonomyMode",
+    "Cents",
+    "Currency",
     "Decision",
     "Effect",
     "Frozen",

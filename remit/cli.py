@@ -17,6 +17,7 @@ from remit.agents import print_agents
 from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.breaker import breaker
+from remit.caps import caps
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect, storage_of
 from remit.deploy import deploy
@@ -52,7 +53,7 @@ app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(schedule, name="schedule")
-for command in (*stops.COMMANDS, login, whoami, logout, deploy):
+for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

@@ -49,6 +49,7 @@ class Settings(BaseSettings):
         temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
         fallback: whether a model call may go to the other provider that there is a key for, when the route's first is down.
         openai_concurrency, anthropic_concurrency: model calls that one worker has in flight there; None is no limit.
+        caps: a file with caps across runs, of the fleet and of agents; it is read again when it changes.
         openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
         cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
@@ -79,6 +80,7 @@ class Settings(BaseSettings):
     model: str = ""
     model_strong: str = ""
     fallback: Literal["on", "off"] = "on"
+    caps: Path | None = None
     openai_concurrency: int | None = Field(default=None, ge=1)
     openai_rpm: int | None = Field(default=None, ge=1)
     anthropic_concurrency: int | None = Field(default=None, ge=1)

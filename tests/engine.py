@@ -16,6 +16,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from activities.ledger.store import Effect, Intent, Ledger, run_scope
+from activities.meter import Meter
 from policies.approvals import Verb
 from policies.models import Money, ResourceRef
 from remit.client import Remit
@@ -28,7 +29,7 @@ from worker import ensure_search_attributes, working
 from workflows.messages import Decided, Message, RunResult, RunSummary, ScriptCall, ScriptTurn, ToolMessage
 from workflows.state import parse_message
 
-__all__ = ["Engine", "call", "final", "turn"]
+__all__ = ["Engine", "call", "final", "turn", "uncapped"]
 
 PATIENCE_SECONDS = 30
 TASK_FAILED = EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
@@ -47,6 +48,11 @@ def turn(*calls: ScriptCall, text: str = "") -> ScriptTurn:
 def final(outcome: str = "resolved", summary: str = "Done.") -> ScriptTurn:
     """The scripted end of a run."""
     return turn(call("final_answer", outcome=outcome, summary=summary))
+
+
+def uncapped(ledger: Ledger) -> Meter:
+    """The meter of a fleet without caps across runs."""
+    return Meter(ledger, lambda _agent, _bundle: ())
 
 
 class Engine:

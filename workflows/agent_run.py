@@ -28,6 +28,7 @@ from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
     AGENT_RUN,
+    CAP_REACHED,
     LOST,
     PROVIDER_BUSY,
     REMIT_AGENT,
@@ -40,6 +41,7 @@ from workflows.messages import (
     Admission,
     AssistantMessage,
     CallModel,
+    Capped,
     Capsule,
     Decided,
     ExecuteTool,
@@ -80,6 +82,10 @@ class Halted(Exception):
 
 class Escalated(Exception):
     """A human must take over; the argument names why."""
+
+
+class Full(Exception):
+    """The run goes on in a new history, and does there what it was about to do."""
 
 
 class Parked(Exception):
@@ -164,10 +170,10 @@ class AgentRun:
 
     async def _plan(self) -> None:
         state = self._state
-        if state.capsule is None:
-            await self._admit()
-        self._set_status("running")
         try:
+            if state.capsule is None:
+                await self._admit()
+            self._set_status("running")
             while True:
                 await self._hold()
                 if state.turn:
@@ -185,6 +191,8 @@ class AgentRun:
                     return await self._roll()
                 state.step += 1
                 self._publish()
+        except Full:
+            await self._roll()
         except UsageLimitExceeded as e:
             self._stop(e)
         except Escalated as e:
@@ -197,10 +205,45 @@ class AgentRun:
         if not state.pauses:
             return
         self._set_status("paused")
-        await workflow.wait_condition(lambda: not state.pauses or state.full)
+        while state.pauses and not state.full:
+            await self._resumed(state.next_end)
+            state.end_pauses(self._now())
         self._check()
         if not state.pauses:
             self._set_status("waiting_for_approval" if state.pending else "running")
+
+    async def _resumed(self, end: int) -> None:
+        """Wait until nothing is paused any more, the first of the pauses ends by itself, or another one does so before."""
+        state = self._state
+        left = timedelta(seconds=max(0, end - self._now())) if end else None
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: not state.pauses or state.full or state.next_end != end,
+                timeout=left,
+                timeout_summary="a cap across runs is looked at again",
+            )
+
+    async def _held(self, error: ActivityError) -> bool:
+        """Whether an activity failed for a cap across runs, and the run was held until it may try again.
+
+        Raises:
+            UsageLimitExceeded: it isn't to wait for room.
+            Full: there was none before this history was full.
+        """
+        cause = error.cause
+        if not isinstance(cause, ApplicationError) or cause.type != CAP_REACHED:
+            return False
+        self._check()
+        capped = Capped.model_validate(cause.details[0])
+        if capped.pause is None and self._state.capsule is None:
+            return False  # it doesn't begin at all
+        if capped.pause is None:
+            raise UsageLimitExceeded(capped.cap, cause.message)
+        self._state.pause(capped.pause)
+        await self._hold()
+        if self._state.pauses:
+            raise Full
+        return True
 
     async def _roll(self) -> None:
         """Go on in a new history, once what is long lies in storage."""
@@ -215,16 +258,19 @@ class AgentRun:
 
     async def _admit(self) -> None:
         state, start = self._state, self._state.start
-        state.capsule = await ports.admit(
-            Admission(
-                run_id=self._run_id,
-                agent=start.agent,
-                inputs=start.inputs,
-                requester=start.requester,
-                scripted=start.script is not None,
-            ),
-            summary=f"admit {start.agent[:60]}",
+        admission = Admission(
+            run_id=self._run_id,
+            agent=start.agent,
+            inputs=start.inputs,
+            requester=start.requester,
+            scripted=start.script is not None,
         )
+        while state.capsule is None:
+            try:
+                state.capsule = await ports.admit(admission, summary=f"admit {start.agent[:60]}")
+            except ActivityError as e:
+                if not await self._held(e):
+                    raise
         self._check()
         if state.capsule.paused:
             state.pause(state.capsule.paused)
@@ -254,7 +300,7 @@ class AgentRun:
             return answer.message, turn, list(calls)
 
     async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
-        """One model call, charged. A provider that is at its limits is waited for; the run's wall time bounds that."""
+        """One model call, charged. A provider or a cap that is at its limit is waited for; the run's wall time bounds that."""
         state, capsule = self._state, self._capsule
         budgets.check_model(state.usage, state.limits)
         while True:
@@ -274,7 +320,8 @@ class AgentRun:
                 )
                 break
             except ActivityError as e:
-                if not isinstance(e.cause, ApplicationError) or e.cause.type != PROVIDER_BUSY:
+                busy = isinstance(e.cause, ApplicationError) and e.cause.type == PROVIDER_BUSY
+                if not busy and not await self._held(e):
                     raise
                 self._check()
         self._check()
@@ -509,12 +556,7 @@ class AgentRun:
         try:
             if bound.spec.effect == "write":
                 return await self._write(turn, call, bound, attempts)
-            return await ports.read_tool(
-                turn.read(call, bound),
-                fast=bound.spec.fast,
-                attempts=attempts,
-                summary=f"{bound.spec.name} {bound.resource.id}",
-            )
+            return await self._read(turn, call, bound, attempts)
         except ToolRefusal as e:
             return ToolOutcome(status="refused", reason=e.reason, content=e.message)
         except ActivityError as e:
@@ -526,6 +568,23 @@ class AgentRun:
             self._check()
             detail = e.cause.message if isinstance(e.cause, ApplicationError) else "it didn't answer"
             return ToolOutcome(status="refused", reason="unavailable", content=detail, attempt=attempts)
+
+    async def _read(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
+        """Read, once the caps across runs have room for it.
+
+        Raises:
+            Parked: they have none, and the run goes on in a new history.
+        """
+        state, summary = self._state, f"{bound.spec.name} {bound.resource.id}"
+        while True:
+            outcome = await ports.read_tool(turn.read(call, bound), fast=bound.spec.fast, attempts=attempts, summary=summary)
+            if outcome.paused is None:
+                return outcome
+            self._check()
+            state.pause(outcome.paused)
+            await self._hold()
+            if state.pauses:
+                raise Parked(call)
 
     async def _write(self, turn: Turn, call: Call, bound: Bound, attempts: int) -> ToolOutcome:
         """Approve as often as the sums outside and edits demand it, then execute."""
@@ -562,7 +621,7 @@ class AgentRun:
     async def _unpaused(
         self, turn: Turn, call: Call, bound: Bound, approval: Approval | None, attempts: int, summary: str
     ) -> ToolOutcome:
-        """Execute the write once nothing is paused, as far as the run knows and as the gate says.
+        """Execute the write once nothing is paused and no cap is used up, as far as the run knows and as the gate says.
 
         Raises:
             Parked: something still is, and the run goes on in a new history.

@@ -6,12 +6,13 @@ These models are durable: stored histories hold them. Add optional fields only.
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 from temporalio.common import SearchAttributeKey
 
 from policies.approvals import Approval
 from policies.bundle import ApprovalRules, Bundle, ContextRules, WriteLimits
 from policies.canonical import digest
+from policies.errors import CapReached
 from policies.identity import Directory
 from policies.models import (
     ActionFacts,
@@ -30,6 +31,7 @@ from tools.results import READ_MORE
 
 __all__ = [
     "AGENT_RUN",
+    "CAP_REACHED",
     "ENCRYPTED",
     "ENCRYPTION_KEY",
     "FINAL_ANSWER",
@@ -48,6 +50,7 @@ __all__ = [
     "Archive",
     "AssistantMessage",
     "CallModel",
+    "Capped",
     "Capsule",
     "Decided",
     "Delegation",
@@ -91,6 +94,8 @@ LOST = "remit/lost"
 TASK_QUEUE = "remit"
 PROVIDER_BUSY = "provider_busy"
 """How `call_model` fails when the provider's limits left it no turn: nothing was sent, and the run asks again."""
+CAP_REACHED = CapReached.code
+"""How `admit` and `call_model` fail when a cap across runs leaves no room; the details are `Capped`."""
 ENCRYPTED = b"binary/remit-encrypted"
 """The `encoding` of a payload that the codec encrypted; one that still has it when it is read couldn't be decrypted."""
 ENCRYPTION_KEY = "encryption-key-id"
@@ -230,10 +235,11 @@ class Delegation(Frozen):
 
 
 class PauseState(Frozen):
-    """A pause that a run was told of, or met at the gate.
+    """A pause that a run was told of, or met at the gate; or a cap across runs that leaves it no room.
 
     Attributes:
         epoch: of the pause, in the order of the ledger's switches.
+        until: Unix seconds at which it ends by itself; 0 when somebody must end it.
     """
 
     scope: str
@@ -241,6 +247,24 @@ class PauseState(Frozen):
     by: str = ""
     epoch: int = 0
     since: int = 0
+    until: int = 0
+
+    @model_serializer(mode="wrap")
+    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Absent when there is none: a capsule from before it existed keeps its digest.
+        return {name: value for name, value in dump(self).items() if name != "until" or value}
+
+
+class Capped(Frozen):
+    """A cap across runs left no room.
+
+    Attributes:
+        cap: its name in `limits.toml`.
+        pause: what holds the run; None when it isn't to wait.
+    """
+
+    cap: str
+    pause: PauseState | None = None
 
 
 _ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded", "held_to_mode")
@@ -474,7 +498,7 @@ class ToolOutcome(Frozen):
         reason: stable code of a refusal.
         attempt: which try of the activity answered, from 1.
         subject_sum_cents: set with `approval_required`: the sum that the verdict rests on now.
-        paused: set with `paused`: the pause that nothing was written for.
+        paused: set with `paused`: the pause, or the cap across runs, that nothing was done for.
         ref: where the whole of a result lies that was too long to show.
         mode: set with `approval_required`: the mode that the agent is held to now.
     """

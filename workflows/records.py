@@ -4,6 +4,7 @@ from typing import Literal
 
 from policies.approvals import Approval
 from policies.autonomy import READ_ONLY
+from policies.errors import CapReached
 from policies.models import Frozen
 
 __all__ = ["Fate", "ProposalEnd", "RunEnd", "Tally", "fate"]
@@ -56,8 +57,8 @@ class Tally(Frozen):
 
     def refused(self, reason: str) -> "Tally":
         """With a call that wasn't carried out, for `reason`."""
-        if reason in BY_PEOPLE:
-            return self  # counted where they decide
+        if reason in BY_PEOPLE or reason == CapReached.code:
+            return self  # the former are counted where they decide, and a cap says nothing of the call
         if reason in INVALID:
             return self.more(invalid=1)
         if reason in DENIED or reason.startswith("capability_"):

@@ -48,6 +48,7 @@ HISTORY_BYTES = 4_000_000
 behaviour on replay."""
 MESSAGE_EVENTS = 8  # a model call is six; a write with its facts, capability and approval some sixteen; a fast read two
 SIGNAL_EVENTS = 5  # an update, each in a workflow task of its own; a signal is fewer
+LOOK_EVENTS = 15  # a cap is looked at again: an activity, a timer, and how the run stands shown twice
 MAX_IDENTICAL = 2_000
 MAX_NONCES = 1_000
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
@@ -317,6 +318,17 @@ class RunState(BaseModel):
         """Park at the next step and before the next write, unless this pause has ended already."""
         if not 0 < pause.epoch <= self.resumed.get(pause.scope, 0):
             self.pauses.setdefault(pause.scope, pause)
+        if pause.until:
+            self._spend(LOOK_EVENTS, 0)
+
+    def end_pauses(self, now: int) -> None:
+        """End those that end by themselves, and have by now."""
+        self.pauses = {scope: pause for scope, pause in self.pauses.items() if not 0 < pause.until <= now}
+
+    @property
+    def next_end(self) -> int:
+        """When the first of the pauses ends by itself, in Unix seconds; 0 when none does."""
+        return min((pause.until for pause in self.pauses.values() if pause.until), default=0)
 
     def resume(self, scope: str, epoch: int) -> None:
         """End the pause of `scope` that began before `epoch`; whichever there is, when that is 0."""

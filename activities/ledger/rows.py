@@ -5,11 +5,15 @@ from typing import Literal
 from pydantic import Field
 
 from policies.anomaly import RuleAction
+from policies.caps import OnCap
 from policies.models import AutonomyMode, Frozen, Idempotency, Money, ResourceRef, Risk
 
 __all__ = [
+    "COUNTED",
+    "CapUse",
     "Capability",
     "CapabilityKind",
+    "Charge",
     "Effect",
     "EffectState",
     "Enrolment",
@@ -25,6 +29,8 @@ __all__ = [
 
 EffectState = Literal["reserved", "sent", "done", "failed", "released", "indeterminate"]
 CapabilityKind = Literal["run", "write", "delegation"]
+COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
+"""States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
 
 
 class Intent(Frozen):
@@ -212,6 +218,43 @@ class RunRecord(Frozen):
     moved_cents: int = 0
     first_response_ms: int | None = None
     recorded_at: int = 0
+
+
+class Charge(Frozen):
+    """Something that counts towards caps across runs.
+
+    Attributes:
+        key: names it for good: what was counted under it isn't counted again.
+        tokens, cost_micro_usd: of an attempt of a model call, by estimate.
+        moved: by a write, whose effect is reserved in the same transaction, under the same key.
+    """
+
+    key: str
+    kind: Literal["run", "tool", "model"]
+    run_id: str
+    agent: str
+    tokens: int = 0
+    cost_micro_usd: int = 0
+    moved: Money | None = None
+
+
+class CapUse(Frozen):
+    """How much of a cap is used.
+
+    Attributes:
+        scope, cap: whose it is, and its name in `limits.toml`.
+        queued: places that are given out already, of those who wait for a rate.
+        room_at: Unix milliseconds at which there is room again; None when there is.
+    """
+
+    scope: str
+    cap: str
+    limit: int
+    used: int
+    left: int
+    on_cap: OnCap
+    queued: int = 0
+    room_at: int | None = None
 
 
 class ProposalRecord(Frozen):

@@ -16,12 +16,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from activities.ledger import breaker, switches
-from activities.ledger.rows import Capability, CapabilityKind, Effect, EffectState, Intent, Switch
+from activities.ledger import breaker, switches, usage
+from activities.ledger.rows import COUNTED, Capability, CapabilityKind, Charge, Effect, EffectState, Intent, Switch
 from activities.ledger.switches import lock as _lock
 from activities.ledger.switches import now_ms as _now
 from activities.ledger.switches import text_of as _text
 from activities.ledger.tables import capabilities, effects, kill_switches
+from policies.caps import ScopedCaps
 from policies.errors import (
     InvalidInput,
     KillSwitchEngaged,
@@ -47,8 +48,6 @@ __all__ = [
     "run_scope",
 ]
 
-COUNTED: tuple[EffectState, ...] = ("reserved", "sent", "done", "indeterminate")
-"""States whose amounts count towards sums: an unknown outcome counts as if it had happened."""
 DAY_MS = 24 * 60 * 60 * 1000
 NOT_SENT = "not_sent: It wasn't carried out, and won't be: the workers or the ledger were away. Nothing was written."
 """The outcome of an effect that was given up before it was sent."""
@@ -242,12 +241,19 @@ class Ledger:
         assert found
         return found
 
-    def reserve(self, intent: Intent, scopes: Sequence[str], judge: Callable[[int, AutonomyMode], None]) -> Effect:
-        """Reserve the effect, in one transaction with the off switches and the sums that its verdict rests on.
+    def reserve(
+        self,
+        intent: Intent,
+        scopes: Sequence[str],
+        judge: Callable[[int, AutonomyMode], None],
+        caps: Sequence[ScopedCaps] = (),
+    ) -> Effect:
+        """Reserve the effect, in one transaction with the off switches, the sums that its verdict rests on, and the caps.
 
         Args:
             judge: called with the current sum for the subject (this effect excluded) and with the most that the agent may do by
                 itself now; raises to refuse the reservation.
+            caps: those across runs that it counts towards. G6: counted last, so that what is refused takes no room.
 
         Returns:
             The row: `reserved` means that the caller performs it now; `sent` that an earlier attempt may have performed it,
@@ -258,6 +264,7 @@ class Ledger:
             KillSwitchEngaged: an off switch covers it; nothing was reserved, or the reservation was released.
             Paused: a pause does; likewise.
             ToolRefusal: its capability was revoked, what was delegated is used up, or there were too many writes.
+            CapReached: a cap across runs leaves no room.
             OutcomeIndeterminate: an earlier attempt may have performed it and it can't safely be repeated.
         """
         row: Effect | None = None
@@ -281,7 +288,12 @@ class Ledger:
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = stopped
-            elif refused := _uncovered(connection, intent) or _over(connection, intent) or _refused(connection, intent, judge):
+            elif (
+                refused := _uncovered(connection, intent)
+                or _over(connection, intent)
+                or _refused(connection, intent, judge)
+                or (usage.charge(connection, _charge(intent), caps) if caps else None)
+            ):
                 if row:
                     _set(connection, intent.idempotency_key, state="released", settled_at=_now())
                 failure = refused
@@ -572,6 +584,10 @@ def _over(connection: Connection, intent: Intent) -> ToolRefusal | None:
             "too_many_writes", f"The agent has made the {intent.per_agent_and_day} writes of 24 hours that it may make."
         )
     return None
+
+
+def _charge(intent: Intent) -> Charge:
+    return Charge(key=intent.idempotency_key, kind="tool", run_id=intent.run_id, agent=intent.agent, moved=intent.amount)
 
 
 def _refused(connection: Connection, intent: Intent, judge: Callable[[int, AutonomyMode], None]) -> Exception | None:

@@ -4,6 +4,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaD
 
 __all__ = [
     "capabilities",
+    "charges",
     "control",
     "effects",
     "enrolments",
@@ -16,6 +17,7 @@ __all__ = [
     "standings",
     "switch_log",
     "trips",
+    "usage_minutes",
 ]
 
 metadata = MetaData()
@@ -49,6 +51,7 @@ effects = Table(
     Index("effects_by_agent", "agent", "reserved_at"),
     Index("effects_by_subject", "subject", "tool", "reserved_at"),
     Index("effects_by_epoch", "epoch"),
+    Index("effects_by_time", "reserved_at"),
     Index("effects_open", "state"),
 )
 
@@ -172,6 +175,33 @@ run_records = Table(
     Column("recorded_at", BigInteger, nullable=False),
     Index("run_records_by_agent", "agent", "recorded_at"),
     Index("run_records_by_workflow", "workflow_id"),
+)
+
+# What is counted towards caps: each run, tool call and attempt of a model call, while caps across runs are set. `at` may lie
+# ahead: whoever waits for a rate has a place in the queue. Of money that writes move, `effects` is the record.
+charges = Table(
+    "charges",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("kind", String(8), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_micro_usd", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    Index("charges_by_agent", "kind", "agent", "at"),
+    Index("charges_by_time", "kind", "at"),
+)
+
+# The same, added up: a day is 1,441 rows, however many calls there were.
+usage_minutes = Table(
+    "usage_minutes",
+    metadata,
+    Column("scope", String(300), primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("tool_calls", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("cost_micro_usd", BigInteger, nullable=False),
 )
 
 # One row for each action that an agent only drafted, written when people have decided, or didn't in time.

@@ -30,6 +30,7 @@ import worker
 from activities.capabilities import Capabilities
 from activities.ledger.store import Ledger
 from activities.ledger.tables import control
+from activities.meter import Meter
 from activities.results import StoredResults
 from activities.runs import Runs
 from activities.tool import ToolActivities
@@ -213,10 +214,11 @@ def _work(
             connectors: Mapping[type[Connector], Connector],
             directory: Callable[[], Directory],
             results: StoredResults,
+            meter: Meter,
         ) -> None:
             ends: Any = functools.partial(_Doomed, point=point, hit=hit)
             doomed = {port: ends(c) for port, c in connectors.items()}
-            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory, results)
+            super().__init__(runs, ends(ledger), capabilities, catalog, doomed, directory, results, meter)
 
     worker.ToolActivities = Doomed
     options: dict[str, Any] = {}

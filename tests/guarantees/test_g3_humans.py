@@ -24,7 +24,7 @@ from policies.approvals import Approval, decision_payload
 from policies.errors import ApprovalRefused
 from remit.keyring import RootKeys
 from remit.settings import ROOT
-from tests.engine import Engine, call, final, turn
+from tests.engine import Engine, call, final, turn, uncapped
 from tools.billing import Billing
 from tools.builtin import CATALOG
 from tools.connectors import sandbox
@@ -237,7 +237,8 @@ async def beside(engine: Engine, tmp_path: Path) -> AsyncGenerator[BesideTheWrit
     runs.admitted(capsule)
     given = ExecuteTool.model_validate_json(base64.b64decode(data))
     results = StoredResults(FolderStorage(tmp_path / "other-storage"))
-    activities = ToolActivities(runs, ledger, capabilities, CATALOG, {Billing: shop}, engine.issuer.ensure, results)
+    meter = uncapped(ledger)
+    activities = ToolActivities(runs, ledger, capabilities, CATALOG, {Billing: shop}, engine.issuer.ensure, results, meter)
     yield BesideTheWrite(given, activities, business, run.id)
     ledger.close()
 

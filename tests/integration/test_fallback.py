@@ -18,6 +18,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import prices
 from activities.gates import Gate
+from activities.ledger.store import Ledger
 from activities.model import ModelActivities
 from activities.runs import Runs
 from activities.storage import FolderStorage
@@ -26,7 +27,7 @@ from remit.client import RunFailed
 from remit.embedded import TemporalServer
 from remit.render import show
 from tests.builders import capsule
-from tests.engine import Engine
+from tests.engine import Engine, uncapped
 from tests.wire.server import CannedServer, ProviderName, provider_at
 from tools.builtin import CATALOG
 from workflows.messages import AssistantMessage, CallModel, Capsule, ModelTurn, RunSummary, TokenUsage
@@ -216,7 +217,7 @@ class Attempt:
         runs = Runs(FolderStorage(Path("no-such-folder")))
         runs.admitted(self.capsule)
         reached = {name: provider for name, provider in self.providers.items() if name != without}
-        model = ModelActivities(runs, reached, CATALOG, self.gates)
+        model = ModelActivities(runs, reached, CATALOG, self.gates, uncapped(Ledger("sqlite:///no-such-folder.db")))
         environment = ActivityEnvironment()
         limit = timedelta(seconds=self.seconds)
         environment.info = replace(environment.info, attempt=attempt, start_to_close_timeout=limit)

@@ -31,7 +31,7 @@ from remit.connection import converter
 from remit.embedded import TemporalServer
 from remit.keyring import RootKeys
 from remit.settings import ROOT
-from tests.engine import Engine, call, final, turn
+from tests.engine import Engine, call, final, turn, uncapped
 from tools import registry
 from tools.builtin import CATALOG
 from workflows.agent_run import AgentRun
@@ -181,7 +181,10 @@ async def test_a_worker_of_strangers_cannot_read_another_runs_result(engine: Eng
         storage = storage_at(engine.settings.storage_place)
         results = StoredResults(storage)
         checks = Capabilities(engine.ledger, keys, audience, 600)
-        tool = ToolActivities(Runs(storage), engine.ledger, checks, registry.current(), {}, engine.issuer.ensure, results)
+        meter = uncapped(engine.ledger)
+        tool = ToolActivities(
+            Runs(storage), engine.ledger, checks, registry.current(), {}, engine.issuer.ensure, results, meter
+        )
         environment = ActivityEnvironment()
         environment.info = replace(environment.info, workflow_id=caller)
         return await environment.run(tool.read_tool, call)

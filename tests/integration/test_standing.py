@@ -16,7 +16,7 @@ from policies.errors import Unavailable
 from policies.identity import Directory
 from remit.connection import CONVERTER
 from remit.keyring import RootKeys
-from tests.engine import Engine, call, final, turn
+from tests.engine import Engine, call, final, turn, uncapped
 from tools.billing import Billing
 from tools.builtin import CATALOG
 from tools.connectors.sandbox import Sandbox
@@ -106,7 +106,8 @@ async def test_the_retry_of_a_done_write_gets_its_result(engine: Engine, directo
     keys = RootKeys(engine.settings.root_keys_path, env="dev")
     capabilities = Capabilities(engine.ledger, keys, f"{engine.client.namespace}/{engine.settings.task_queue}", 600)
     kept = StoredResults(storage_at(engine.settings.storage_place))
-    tool = ToolActivities(runs, engine.ledger, capabilities, CATALOG, {Billing: business}, directory, kept)  # type: ignore[arg-type]
+    meter = uncapped(engine.ledger)
+    tool = ToolActivities(runs, engine.ledger, capabilities, CATALOG, {Billing: business}, directory, kept, meter)  # type: ignore[arg-type]
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_id=run)
     again: ToolOutcome = await environment.run(tool.execute_tool, given)

@@ -18,6 +18,8 @@ from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
+from activities.ledger import usage
+from activities.ledger.rows import Charge
 from policies.switches import FLEET, Scope
 from remit import __version__
 from remit.demo import DEMO, Ticket, tickets
@@ -29,7 +31,7 @@ from remit.settings import ROOT
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.fleet_messages import PlayDrill, fleet_id
-from workflows.messages import RunResult
+from workflows.messages import RunResult, RunSummary
 
 HISTORIES = Path(__file__).parent / "histories" / __version__
 Run = WorkflowHandle[object, RunResult]
@@ -209,6 +211,52 @@ async def _drill(client: Client, home: Path) -> None:
         await _store("kill_drill", drill)
 
 
+async def _capped(client: Client, home: Path) -> None:
+    """A run that finds no room under caps across runs when it begins, before it asks the model, reads, and writes."""
+    file = home / "caps.toml"
+    read = turn(call("get_invoice", invoice_id="in_1002"))
+    refund = turn(call("request_refund", invoice_id="in_1002", amount_cents=4900, reason="duplicate"))
+
+    async def cap(calls: int, tokens: int, on_cap: str = "wait") -> None:
+        limits = f"tool_calls_per_day = {calls}\ntokens_per_day = {tokens}\non_cap = '{on_cap}'"
+        file.write_text(f"[agents.billing-resolution]\n{limits}\n")
+        await asyncio.sleep(1.2)  # the worker looks once a second
+
+    file.write_text("")
+    async with Engine(client, home, overrides={"caps": file}) as engine:
+
+        async def held(calls: int) -> RunSummary:
+            return await engine.until(run.id, lambda s: s.status == "paused" and len(s.calls) == calls)
+
+        async def again() -> None:
+            scope = "cap:agent:billing-resolution"
+            await run.signal("resume", {"reason": "There is room.", "scope": scope})
+            await engine.until(run.id, lambda s: all(p.scope != scope for p in s.pauses))
+
+        await cap(1, 100_000)
+        with engine.ledger.begin() as connection:
+            for kind in ("tool", "model"):
+                tokens = 60_000 if kind == "model" else 0
+                taken = Charge(key=kind, kind=kind, run_id="other", agent="billing-resolution", tokens=tokens)
+                usage.charge(connection, taken, ())
+        run = await engine.start([read, refund, final()])
+        await held(0)
+        await cap(2, 60_001)
+        await again()
+        await held(0)
+        await cap(1, 900_000)
+        await again()
+        await held(0)
+        await cap(2, 900_000, "escalate")
+        await again()
+        parked = await held(1)
+        await cap(3, 900_000)
+        scope = Scope.parse(f"run:{parked.run_id}")
+        await Fleet(client, engine.settings.task_queue).resume(scope, "There is room.", workflow_id=run.id)
+        await run.result()
+        await _store("capped", run)
+
+
 async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
     history = _impersonal(json.loads((await run.fetch_history()).to_json()))
     (HISTORIES / f"{name}.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -247,6 +295,7 @@ async def record() -> None:
             await _waiting(client, home("waiting"))
             await _fleet(client, home("fleet"))
             await _drill(client, home("drill"))
+            await _capped(client, home("capped"))
         finally:
             server.stop()
 

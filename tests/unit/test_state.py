@@ -448,6 +448,27 @@ def test_a_pause_holds_until_its_own_end() -> None:
     assert run.pauses == {}
 
 
+def test_a_wait_for_room_ends_by_itself() -> None:
+    """What has a time ends at that time; the first one says when to look, and what somebody must end stays."""
+    run = state()
+    run.pause(PauseState(scope="cap:fleet", reason="a", until=NOW + 60))
+    run.pause(PauseState(scope="cap:agent:x", reason="b", until=NOW + 30))
+    run.pause(PauseState(scope="run:run-1", reason="c", epoch=4))
+    assert run.next_end == NOW + 30
+    run.end_pauses(NOW + 30)
+    assert (list(run.pauses), run.next_end) == (["cap:fleet", "run:run-1"], NOW + 60)
+    run.end_pauses(NOW + 60)
+    assert (list(run.pauses), run.next_end) == (["run:run-1"], 0)
+
+
+def test_a_pause_without_an_end_is_written_as_before() -> None:
+    """A capsule that holds one, from before some had an end, keeps its digest."""
+    paused = PauseState(scope="fleet", reason="a", epoch=4)
+    assert set(paused.model_dump()) == {"scope", "reason", "by", "epoch", "since"}
+    ends = PauseState(scope="cap:fleet", reason="a", until=NOW)
+    assert PauseState.model_validate_json(ends.model_dump_json()) == ends
+
+
 @pytest.mark.parametrize(("epoch", "held"), [(4, False), (5, False), (6, True), (0, True)])
 def test_a_pause_that_has_ended_holds_nothing(epoch: int, held: bool) -> None:
     """Signals may cross: what counts is the ledger's order. One of epoch 0 isn't in the ledger, and holds."""
