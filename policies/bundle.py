@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from policies.anomaly import Rule
 from policies.canonical import digest
 from policies.errors import PolicyInvalid
+from policies.gates import GateRules
 from policies.models import Frozen, Obligation, UsageLimits
 
 __all__ = [
@@ -98,6 +99,7 @@ class Limits(Frozen):
     writes: WriteLimits = Field(default_factory=WriteLimits)
     results: ResultLimits = Field(default_factory=ResultLimits)
     context: ContextRules = Field(default_factory=ContextRules)
+    gates: GateRules = Field(default_factory=GateRules)
     breaker: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")

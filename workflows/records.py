@@ -5,6 +5,7 @@ from typing import Literal
 from policies.approvals import Approval
 from policies.autonomy import READ_ONLY
 from policies.models import Frozen
+from policies.rollout import Arm
 
 __all__ = ["Fate", "ProposalEnd", "RunEnd", "Tally", "fate"]
 
@@ -71,6 +72,7 @@ class RunEnd(Frozen):
     Attributes:
         run_id: of the run's first history.
         outcome: its last status.
+        arm: who did the work, in a rollout.
     """
 
     run_id: str
@@ -88,6 +90,7 @@ class RunEnd(Frozen):
     tokens: int
     cost_micro_usd: int
     tally: Tally
+    arm: Arm = ""
 
 
 class ProposalEnd(Frozen):
