@@ -30,7 +30,9 @@ from activities.model import ModelActivities
 from activities.providers.base import ModelProvider
 from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
+from activities.releases import Releases
 from activities.results import StoredResults
+from activities.rollouts import RolloutActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
@@ -99,18 +101,22 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
         directory = LiveDirectory(settings, ledger)
         closing.callback(directory.close)
         parts = assemble(settings, ROOT)
+        releases = Releases(parts.library, parts.corpora, build_id(settings))
         async with (
-            _control(client, settings, ledger, directory, parts),
-            _build(client, settings, ledger, directory, parts, closing) as worker,
+            _control(client, settings, ledger, directory, parts, releases),
+            _build(client, settings, ledger, directory, parts, releases, closing) as worker,
         ):
             yield worker
 
 
-def _control(client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts) -> Worker:
+def _control(
+    client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts, releases: Releases
+) -> Worker:
     """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     drills = DrillActivities(Fleet(client, settings.task_queue).drill)
     breaker = BreakerActivities(ledger, parts.library, directory, audience(client, settings), settings.breaker_seconds)
+    rollouts = RolloutActivities(ledger, releases, directory, audience(client, settings))
     return Worker(
         client,
         task_queue=control_queue(settings.task_queue),
@@ -121,6 +127,7 @@ def _control(client: Client, settings: Settings, ledger: Ledger, directory: Live
             fleet.report_switch,
             breaker.look_at_agents,
             breaker.apply_trips,
+            rollouts.apply_rollouts,
             drills.play_drill,
         ],
         workflow_runner=runner(),
@@ -135,10 +142,15 @@ def _control(client: Client, settings: Settings, ledger: Ledger, directory: Live
 
 
 def _build(
-    client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts, closing: AsyncExitStack
+    client: Client,
+    settings: Settings,
+    ledger: Ledger,
+    directory: LiveDirectory,
+    parts: Parts,
+    releases: Releases,
+    closing: AsyncExitStack,
 ) -> Worker:
-    catalog, library, corpora = parts.catalog, parts.library, parts.corpora
-    connectors = parts.connectors
+    catalog, library, connectors = parts.catalog, parts.library, parts.connectors
     for connector in dict.fromkeys(connectors.values()):
         closing.push_async_callback(connector.aclose)
     registry.install(catalog)
@@ -159,7 +171,7 @@ def _build(
     )
     meter = Meter(ledger, LiveCaps(library, settings.caps))
     authority = AuthorityActivities(
-        runs, library, catalog, connectors, corpora, directory, models, capabilities, settings.history_events, ledger, meter
+        runs, library, catalog, connectors, releases, directory, models, capabilities, settings.history_events, ledger, meter
     )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results, meter)

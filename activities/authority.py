@@ -11,14 +11,14 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
 from activities.failures import ledger_awaited, ledger_needed
-from activities.ledger import breaker
+from activities.ledger import breaker, rollouts, switches
 from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.meter import Meter, capped
 from activities.proposal import ApprovalNeeded, mint_write
+from activities.releases import Releases
 from activities.runs import Runs
 from policies.autonomy import lowest
-from policies.canonical import digest
 from policies.errors import (
     CapReached,
     InvalidInput,
@@ -31,10 +31,10 @@ from policies.errors import (
 )
 from policies.identity import Directory
 from policies.models import AgentIdentity, Frozen
+from policies.rollout import Rollout
 from policies.routing import ModelChoice, Price, Route
 from policies.switches import Scope, scopes_of_run
 from tools.catalog import Catalog
-from tools.connectors.corpus import Corpora
 from tools.results import READ_MORE
 from tools.spec import Connector
 from tools.subjects import Subjects
@@ -76,7 +76,7 @@ class AuthorityActivities:
         library: Library,
         catalog: Catalog,
         connectors: Mapping[type[Connector], Connector],
-        corpora: Corpora,
+        releases: Releases,
         directory: Callable[[], Directory],
         models: ModelConfig,
         capabilities: Capabilities,
@@ -86,12 +86,12 @@ class AuthorityActivities:
     ) -> None:
         self._meter = meter
         self._ledger = ledger
+        self._releases = releases
         self._history_events = history_events
         self._runs = runs
         self._library = library
         self._catalog = catalog
         self._connectors = connectors
-        self._corpora = corpora
         self._directory = directory
         self._models = models
         self._capabilities = capabilities
@@ -144,21 +144,25 @@ class AuthorityActivities:
         directory = await self._people()
         if admission.requester and not admission.requester.startswith("service:"):
             directory.person(admission.requester)  # G3: whoever asks must be known by the name that would approve
+        workflow_id = str(activity.info().workflow_id)
+        subject = await self._subject(agent, admission)
+        paused, rollout = await asyncio.to_thread(self._look, admission.run_id, agent.name, subject)
+        agent, arm = self._releases.chosen(agent, rollout, subject or workflow_id)
         bundle = self._library.bundle(agent.policy)
         route = self._route(agent, scripted=admission.scripted)
-        info = activity.info()
-        workflow_id, roles = str(info.workflow_id), bundle.limits().approvals.roles
-        subject = await self._subject(agent, admission)
-        paused = await asyncio.to_thread(self._check_switches, admission.run_id, agent.name, subject)
-        await self._meter.run(admission.run_id, agent.name, bundle)
+        roles = bundle.limits().approvals.roles
+        release = self._releases.release(agent, bundle, {s.name: s.digest for s in self._library.specs(agent)}, route)
+        await asyncio.to_thread(self._releases.keep, self._ledger, agent.name, release)
+        if arm != "human":
+            await self._meter.run(admission.run_id, agent.name, bundle)
         identity = await asyncio.to_thread(self._lowered, agent.identity)
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
-        delegations = await asyncio.to_thread(self._capabilities.take_delegations, run)
+        # A case of people's takes nothing that somebody handed to the agent.
+        delegations = await asyncio.to_thread(self._capabilities.take_delegations, run) if arm != "human" else []
         more = [name for name in (*(d.tool for d in delegations), READ_MORE) if name in self._catalog.specs]
         given = (*self._library.specs(agent), *(self._catalog.specs[name] for name in more))
         specs = list({s.name: s for s in given}.values())
         tools = tuple(PinnedTool(name=s.name, version=s.version, digest=s.digest) for s in specs)
-        corpus_digest = self._corpora.digest(agent.corpus) if agent.corpus else ""
         return Capsule(
             run_id=admission.run_id,
             workflow_id=workflow_id,
@@ -174,18 +178,9 @@ class AuthorityActivities:
             route=route,
             corpus=agent.corpus,
             directory=directory,
-            release=digest(
-                {
-                    "prompt": digest(agent.prompt),
-                    "tools": {t.name: t.digest for t in tools},
-                    "policy": bundle.digest,
-                    "route": digest(route),
-                    "prices": prices.TABLE_VERSION,
-                    "corpus": corpus_digest,
-                }
-            ),
+            release=release.digest,
             admitted_at=int(time.time()),
-            capability=self._capabilities.promise(),
+            capability=self._capabilities.promise() if arm != "human" else None,
             delegations=tuple(d for d in delegations if d.tool not in agent.tools),
             paused=paused,
             priority=agent.priority,
@@ -193,6 +188,8 @@ class AuthorityActivities:
             history_events=self._history_events,
             recorded=True,
             held_to_mode=True,
+            arm=arm,
+            stage=rollout.weight if rollout and arm else 0,
         )
 
     def _lowered(self, agent: AgentIdentity) -> AgentIdentity:
@@ -203,13 +200,15 @@ class AuthorityActivities:
             return agent
         return agent.model_copy(update={"mode": lowest(agent.mode, lowered.mode)})
 
-    def _check_switches(self, run_id: str, agent: str, subject: str) -> PauseState | None:
-        """The pause under which the run begins.
+    def _look(self, run_id: str, agent: str, subject: str) -> tuple[PauseState | None, Rollout | None]:
+        """The pause under which the run begins, and the rollout of its agent.
 
         Raises:
             KillSwitchEngaged: a switch covers it.
         """
-        found, paused = self._ledger.switched(scopes_of_run(run_id, agent, subject))
+        with self._ledger.reading() as connection:
+            found, paused = switches.covering(connection, scopes_of_run(run_id, agent, subject))
+            rollout = rollouts.found(connection, agent)
         if found:
             by = f" by {found.set_by}" if found.set_by else ""
             raise KillSwitchEngaged(
@@ -217,9 +216,9 @@ class AuthorityActivities:
                 f"says: {found.reason}"
             )
         if paused is None:
-            return None
+            return None, rollout
         fields = {"scope": paused.scope, "reason": paused.reason, "by": paused.set_by, "epoch": paused.epoch}
-        return PauseState.model_validate({**fields, "since": paused.set_at // 1000})
+        return PauseState.model_validate({**fields, "since": paused.set_at // 1000}), rollout
 
     @activity.defn(name="read_people")
     async def read_people(self, wanted: ReadPeople) -> Directory:

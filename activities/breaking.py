@@ -116,10 +116,13 @@ class BreakerActivities:
             return Autonomy(status="put_back", agent=wanted.agent, mode=_mode(before[-1].detail))
         if not isinstance(people, Directory):
             raise ControlRefused("unavailable", people.message if people else "Nobody's signature can be verified now.")
-        person, claims = verify_control(wanted.control_jws, directory=people, now=int(time.time()), audience=self._audience)
+        now = int(time.time())
+        person, claims = verify_control(
+            wanted.control_jws, directory=people, now=now, audience=self._audience, command="put_back"
+        )
         lowered = breaker.override(connection, wanted.agent)
         scope, epoch = f"agent:{wanted.agent}", lowered.epoch if lowered else 0
-        if (claims.command, claims.scope, claims.epoch) != ("put_back", scope, epoch):
+        if (claims.scope, claims.epoch) != (scope, epoch):
             raise ControlRefused("other_switch", "The command is for another agent, or for what was done to it before.")
         found = breaker.put_back(connection, wanted.agent, person.sub, claims.reason)
         if found is None:

@@ -113,6 +113,8 @@ class AgentFile(Frozen):
         return tuple(ModelChoice(provider=provider, model=str(getattr(tier, provider))) for tier in self.route)
 
 
+SAME = ("name", "id", "status", "subject", "inputs")
+"""What a candidate can't change: who the agent is, and whom it works for."""
 _KINDS = {"agents": "agents/[!.]*", "policy bundles": "policies/bundles/[!.]*", "corpora": "agents/corpora/[!.]*"}
 
 
@@ -148,21 +150,41 @@ class Library:
             UnknownAgent: there is none.
             AgentInvalid: its file can't be used; the message says why.
         """
+        folder = self._folder(name)
+        where = f"Agent `{name}`"
+        return self._parsed(name, where, _toml(folder / "agent.toml", where), _prompt(folder, where))
+
+    def candidate(self, name: str) -> AgentFile | None:
+        """The candidate in the folder `candidate/` beside the agent called `name`: what it has takes the place of the agent's.
+
+        Raises:
+            UnknownAgent: there is no such agent.
+            AgentInvalid: it can't be used, or isn't the same agent any more.
+        """
+        stable, folder = self.agent(name), self._folder(name)
+        beside = folder / "candidate"
+        if not beside.is_dir():
+            return None
+        where = f"Agent `{name}`, its candidate"
+        changed = _toml(beside / "agent.toml", where) if (beside / "agent.toml").exists() else {}
+        prompt = _prompt(beside, where) if (beside / "prompt.md").exists() else stable.prompt
+        found = self._parsed(name, where, {**_toml(folder / "agent.toml", where), **changed}, prompt)
+        for field in SAME:
+            if getattr(found, field) != getattr(stable, field):
+                raise AgentInvalid(f"{where}: `{field}` must be as in `agents/{name}/agent.toml`: it is the same agent.")
+        return found
+
+    def _folder(self, name: str) -> Path:
         if name not in self.names():
             raise UnknownAgent(f"There is no agent `{name[:80]}`; known agents: {', '.join(self.names()) or 'none'}.")
-        folder = next(root / "agents" / name for root in self._roots if (root / "agents" / name / "agent.toml").is_file())
-        where = f"Agent `{name}`"
+        return next(root / "agents" / name for root in self._roots if (root / "agents" / name / "agent.toml").is_file())
+
+    def _parsed(self, name: str, where: str, content: dict[str, object], prompt: str) -> AgentFile:
         try:
-            content = tomllib.loads((folder / "agent.toml").read_text(encoding="utf-8"))
-            prompt = (folder / "prompt.md").read_text(encoding="utf-8")
             agent = AgentFile.model_validate({**content, "prompt": prompt})
             agent.identity  # noqa: B018  (a bad status shows here)
-        except tomllib.TOMLDecodeError as e:
-            raise AgentInvalid(f"{where}: `agent.toml` isn't valid TOML: {e}.") from None
         except ValidationError as e:
             raise AgentInvalid(f"{where}: `agent.toml`: {explain(e)}.") from None
-        except (OSError, UnicodeDecodeError):
-            raise AgentInvalid(f"{where}: `agent.toml` and `prompt.md` must both be there, as text.") from None
         if agent.name != name:
             raise AgentInvalid(f"{where}: `agent.toml` says that its name is `{agent.name}`; name it as its folder.")
         self._check(agent, where)
@@ -246,7 +268,9 @@ class Library:
     def specs(self, agent: AgentFile) -> list[ToolSpec]:
         return [self._catalog.specs[name] for name in agent.tools]
 
-    def _check_whole(self, agent: AgentFile) -> None:
+    def _check_whole(self, agent: AgentFile | None) -> None:
+        if agent is None:
+            return
         bundle = self.bundle(agent.policy)
         self.limits(agent, bundle)
         rules = bundle.limits().approvals
@@ -264,7 +288,24 @@ class Library:
             found += _problem(lambda name=name: self.bundle(name))
         for name in self.names():
             found += _problem(lambda name=name: self._check_whole(self.agent(name)))
+            found += _problem(lambda name=name: self._check_whole(self.candidate(name)))
         return list(dict.fromkeys(found))
+
+
+def _toml(file: Path, where: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as e:
+        raise AgentInvalid(f"{where}: `agent.toml` isn't valid TOML: {e}.") from None
+    except (OSError, UnicodeDecodeError):
+        raise AgentInvalid(f"{where}: `agent.toml` and `prompt.md` must both be there, as text.") from None
+
+
+def _prompt(folder: Path, where: str) -> str:
+    try:
+        return (folder / "prompt.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise AgentInvalid(f"{where}: `agent.toml` and `prompt.md` must both be there, as text.") from None
 
 
 def _problem(check: Callable[[], object]) -> list[str]:

@@ -76,13 +76,13 @@ class RecordActivities:
             return proposals.keep(connection, record)
 
     def _keep(self, end: RunEnd) -> bool:
-        same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally"})
+        same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally", "arm"})
         tally = end.tally.model_dump(exclude={"first_write_at"})
         first = end.tally.first_write_at
         record = RunRecord(
             **same,
             **tally,
-            arm="agent",
+            arm=end.arm or "agent",
             subject_tag=subject_tag(end.subject) if end.subject else "",
             started_at=end.started_at * 1000,
             closed_at=end.closed_at * 1000,

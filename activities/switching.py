@@ -82,7 +82,7 @@ def _unkill(
     if not isinstance(people, Directory):
         raise ControlRefused("unavailable", people.message if people else "Nobody's signature can be verified now.")
     now = int(time.time())
-    person, claims = verify_control(unkill.control_jws, directory=people, now=now, audience=audience)
+    person, claims = verify_control(unkill.control_jws, directory=people, now=now, audience=audience, command="unkill")
     found = next((s for s in switches.current(connection) if s.scope == unkill.scope), None)
     if claims.scope != unkill.scope or found is None or found.epoch != claims.epoch:
         raise ControlRefused("other_switch", "The command is for another switch than the one that is set now, if any is.")

@@ -13,6 +13,7 @@ from policies.anomaly import Rule
 from policies.canonical import digest
 from policies.caps import Caps
 from policies.errors import PolicyInvalid
+from policies.gates import GateRules
 from policies.models import Frozen, Obligation, UsageLimits
 
 __all__ = [
@@ -100,6 +101,7 @@ class Limits(Frozen):
     results: ResultLimits = Field(default_factory=ResultLimits)
     context: ContextRules = Field(default_factory=ContextRules)
     caps: Caps = Field(default_factory=Caps)
+    gates: GateRules = Field(default_factory=GateRules)
     breaker: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")

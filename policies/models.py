@@ -37,8 +37,18 @@ that an unknown outcome goes to a human."""
 RISKS: tuple[Risk, ...] = ("low", "medium", "high", "critical")
 AutonomyMode = Literal["read_only", "draft", "live"]
 RunStatus = Literal[
-    "admitted", "running", "waiting_for_approval", "paused", "completed", "escalated", "stopped", "killed", "failed"
+    "admitted",
+    "running",
+    "waiting_for_approval",
+    "paused",
+    "completed",
+    "escalated",
+    "stopped",
+    "killed",
+    "failed",
+    "assigned",
 ]
+"""`assigned`: a rollout gave the case to people, and the agent did nothing."""
 ApprovalStatus = Literal["pending", "approved", "rejected", "expired", "cancelled", "consumed"]
 Decision = Literal["allow", "deny", "require_approval"]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]

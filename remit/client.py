@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, get_args
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from temporalio.client import (
     Client,
     RPCTimeoutOrCancelledError,
@@ -28,8 +28,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.segments import read_segment
 from activities.storage import Storage
 from policies.approvals import Approval, decision_payload
+from policies.bundle import explain
 from policies.errors import ApprovalRefused, InvalidInput, NotFound, RemitError, Unavailable
 from policies.models import Frozen, RunStatus
+from remit.fleet import Fleet
 from workflows.messages import (
     AGENT_RUN,
     REMIT_AGENT,
@@ -47,6 +49,7 @@ from workflows.messages import (
     TranscriptPage,
 )
 from workflows.options import share
+from workflows.rollout_messages import RecordOutcome, RolledOut
 from workflows.state import OPEN
 
 if TYPE_CHECKING:
@@ -368,6 +371,48 @@ class Remit:
                 name = found.typed_search_attributes.get(REMIT_STATUS) or name
             raise InvalidInput(f"Run `{workflow_id}` is {name} already; there is nothing to stop.")
         return found.raw_info.first_run_id or found.run_id
+
+    async def outcome(
+        self,
+        workflow_id: str,
+        *,
+        csat: int | None = None,
+        reopened: bool | None = None,
+        refunded: bool | None = None,
+        escalated: bool | None = None,
+        cost_usd: float | None = None,
+        first_response_seconds: float | None = None,
+        by: str = "",
+    ) -> RolledOut:
+        """Record what became of a case after its run; what is left out stays as it was said before.
+
+        Args:
+            csat: how satisfied the customer is, from 1 to 5.
+            cost_usd, first_response_seconds: only for a case that people were assigned to.
+
+        Returns:
+            The arm of the run; and the rollout, with its findings, if this made the gates pause or abort it.
+
+        Raises:
+            InvalidInput: nothing is said, or what is said can't be.
+            ControlRefused: there is no such closed run.
+            Unavailable: it isn't acknowledged.
+        """
+        fields = {
+            "workflow_id": workflow_id,
+            "csat": csat,
+            "reopened": reopened,
+            "refunded": refunded,
+            "escalated": escalated,
+            "cost_micro_usd": None if cost_usd is None else round(cost_usd * 1_000_000),
+            "first_response_ms": None if first_response_seconds is None else round(first_response_seconds * 1000),
+            "by": by,
+        }
+        try:
+            said = RecordOutcome.model_validate(fields)
+        except ValidationError as e:
+            raise InvalidInput(f"The outcome can't be used: {explain(e)}.") from None
+        return await Fleet(self.client, self._queue).roll_out(said)
 
     async def describe(self, workflow_id: str) -> WorkflowExecutionDescription:
         with _answers(workflow_id):

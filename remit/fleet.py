@@ -1,4 +1,4 @@
-"""What people do to the fleet, over a Temporal client: off switches, pauses, drills. Every method fails with one sentence."""
+"""What people do to the fleet over a Temporal client: switches, pauses, drills, rollouts. Each fails with one sentence."""
 
 import asyncio
 import secrets
@@ -21,6 +21,7 @@ from policies.errors import ControlRefused, NotFound, Unavailable
 from policies.models import Frozen
 from policies.switches import FLEET, Scope
 from remit.settings import Settings
+from workflows.commands import Command
 from workflows.fleet_messages import (
     FLEET_CONTROL,
     MOVED_ON,
@@ -40,11 +41,13 @@ from workflows.fleet_messages import (
     control_queue,
     fleet_id,
 )
+from workflows.rollout_messages import ROLLOUT_COMMANDS, RolledOut
 
 __all__ = ["Fleet", "audience"]
 
 ANSWER_SECONDS = 10.0
 REPORT_SECONDS = 30.0
+ROLLOUT_SECONDS = 30.0  # the first look at the gates loads scipy
 AGAIN_SECONDS = 0.05
 _AWAY = "No worker answers for the fleet; start one with `remit dev` or `python worker.py`."
 T = TypeVar("T", bound=Frozen)
@@ -148,6 +151,16 @@ class Fleet:
         """What came of a switch: waits until the runs were told and the effects in flight settled, some seconds at most."""
         wanted = WantReport(scope=switched.scope, epoch=switched.epoch, keys=switched.in_flight)
         return await self._command("report", wanted, SwitchReport, REPORT_SECONDS)
+
+    async def roll_out(self, command: Command) -> RolledOut:
+        """Give a command of `workflows.rollout_messages`. When this returns, the next run that is admitted follows it.
+
+        Raises:
+            ControlRefused: it changed nothing; the sentence says why.
+            Unavailable: it isn't acknowledged.
+        """
+        name = next(name for name, kind in ROLLOUT_COMMANDS.items() if isinstance(command, kind))
+        return await self._command(name, command, RolledOut, ROLLOUT_SECONDS)
 
     async def control(self) -> Control:
         """What `FleetControl` holds.

@@ -42,6 +42,7 @@ STATUS_STYLE = {
     "stopped": "yellow",
     "killed": "red",
     "failed": "red",
+    "assigned": "blue",
 }
 
 
@@ -197,7 +198,7 @@ def show(run: RunSummary) -> list[object]:
         ("For", escape(run.subject or "no subject")),
         ("Asked by", escape(run.requester or "unknown")),
         ("Policy", escape(run.policy_version)),
-        ("Release", run.release[:19]),
+        ("Release", run.release[:19] + (f", arm {run.arm}, the candidate at {run.stage} %" if run.arm else "")),
         (
             "Model",
             escape(run.model) + (" (scripted: answers and cost are simulated)" if run.simulated else "") + _fallback(run),

@@ -237,6 +237,8 @@ def control(as_json: AsJson = False) -> None:
     for switch in found.switches:
         since = render.clock(switch.at // 1000)
         out.print(f"  {switch.kind} {switch.scope}, since {since}{_by(switch.by)}: {switch.reason}", markup=False)
+    for rollout in found.rollouts:
+        out.print(f"Rollout of {rollout.agent}: {rollout.words}.", markup=False)
     for wanted in found.telling:
         out.print(f"Being told of {wanted.signal} {wanted.scope}.", markup=False)
     for told in found.told[-SHOWN:]:

@@ -173,6 +173,8 @@ class AgentRun:
         try:
             if state.capsule is None:
                 await self._admit()
+                if self._capsule.arm == "human":
+                    return self._assign()
             self._set_status("running")
             while True:
                 await self._hold()
@@ -276,6 +278,15 @@ class AgentRun:
             state.pause(state.capsule.paused)
         state.deadline = self._now() + state.limits.wall_seconds
         state.append(UserMessage(text=json.dumps(start.inputs, sort_keys=True, ensure_ascii=False)))
+
+    def _assign(self) -> None:
+        """The case is one of those that people do, so that the agent can be compared with them. The agent does nothing."""
+        state, share = self._state, self._capsule.stage
+        state.stopped_by = "rollout"
+        state.summary = (
+            f"This case is for people: the rollout of the agent gives it {share} % of the subjects, and not this one."
+        )
+        self._set_status("assigned")
 
     # ---- 2. decide ----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from workflows.fleet_messages import (
     COMMANDS,
     FLEET_CONTROL,
     MOVED_ON,
+    ApplyRollouts,
     ApplySwitches,
     ApplyTrips,
     Autonomy,
@@ -28,7 +29,6 @@ from workflows.fleet_messages import (
     Order,
     Outcome,
     Pause,
-    PutBack,
     ReportSwitch,
     Resume,
     Room,
@@ -41,6 +41,7 @@ from workflows.fleet_messages import (
     WantReport,
 )
 from workflows.fleet_state import FleetState
+from workflows.rollout_messages import RolledOut
 
 __all__ = ["FleetControl"]
 
@@ -68,6 +69,7 @@ class FleetControl:
         self._tellers: set[asyncio.Task[None]] = set()
         self._rooms: dict[Room, Callable[[tuple[Order, ...]], Awaitable[Sequence[Outcome]]]] = {
             "switches": self._switch,
+            "rollouts": self._roll_out,
             "breaker": self._break,
         }
 
@@ -118,9 +120,7 @@ class FleetControl:
         try:
             applied = await ports.apply_switches(ApplySwitches(orders=orders), summary=_summary(orders))
         except ActivityError as e:
-            cause = e.cause
-            why = cause.message if isinstance(cause, ApplicationError) else "the ledger didn't answer"
-            return [Switched(status="refused", scope="", refused="unavailable", message=why) for _ in orders]
+            return [Switched(status="refused", scope="", refused="unavailable", message=_why(e)) for _ in orders]
         state.switches, state.switches_total = applied.switches, applied.total
         for order, outcome in zip(orders, applied.outcomes, strict=True):
             if wanted := _to_tell(order, outcome):
@@ -156,9 +156,19 @@ class FleetControl:
         try:
             return (await ports.apply_trips(ApplyTrips(orders=orders), summary=_summary(orders))).outcomes
         except ActivityError as e:
-            cause = e.cause
-            why = cause.message if isinstance(cause, ApplicationError) else "the ledger didn't answer"
+            why = _why(e)
             return [Autonomy(status="refused", agent=_agent(o), refused="unavailable", message=why) for o in orders]
+
+    # ---- rollouts ---------------------------------------------------------------------------------------------------
+
+    async def _roll_out(self, orders: tuple[Order, ...]) -> Sequence[Outcome]:
+        """What this answers is in the ledger too, where the next run that is admitted looks."""
+        try:
+            applied = await ports.apply_rollouts(ApplyRollouts(orders=orders), summary=_summary(orders))
+        except ActivityError as e:
+            return [RolledOut(status="refused", agent="", refused="unavailable", message=_why(e)) for _ in orders]
+        self._state.rollouts = applied.rollouts
+        return applied.outcomes
 
     async def _tell(self) -> None:
         """Tell the runs of each switch. The gate in the ledger holds them meanwhile; this only makes them close soon."""
@@ -292,14 +302,16 @@ def _to_tell(order: Order, outcome: Switched) -> TellRuns | None:
     return TellRuns.model_validate({**fields, "signal": signal, "workflow_id": command.workflow_id})
 
 
+def _why(error: ActivityError) -> str:
+    return error.cause.message if isinstance(error.cause, ApplicationError) else "the ledger didn't answer"
+
+
 def _agent(order: Order) -> str:
     match order.command:
         case Trip() as trip:
             return trip.reading.agent
-        case PutBack() as put_back:
-            return put_back.agent
-        case _:
-            return ""
+        case command:
+            return str(getattr(command, "agent", ""))
 
 
 def _summary(orders: Sequence[Order]) -> str:

@@ -11,8 +11,11 @@ from pydantic import AfterValidator, Field
 from policies.anomaly import Reading
 from policies.errors import InvalidInput
 from policies.models import AutonomyMode, Frozen
+from policies.rollout import Rollout
 from policies.switches import PAUSABLE, Scope
+from workflows.commands import Answer, By, Command, Reason, Room
 from workflows.messages import TASK_QUEUE, Refused
+from workflows.rollout_messages import ROLLOUT_COMMANDS, RolledOut
 
 __all__ = [
     "COMMANDS",
@@ -22,6 +25,7 @@ __all__ = [
     "Answer",
     "Applied",
     "AppliedTrips",
+    "ApplyRollouts",
     "ApplySwitches",
     "ApplyTrips",
     "Autonomy",
@@ -61,7 +65,6 @@ FLEET_CONTROL = "FleetControl"
 KILL_DRILL = "KillDrill"
 MOVED_ON = "moved_on"
 """Why an update isn't answered, when `FleetControl` goes on in a new history: whoever asks there again gets the answer."""
-Room = Literal["switches", "breaker"]
 SwitchStatus = Literal["engaged", "released", "pending", "paused", "resumed", "drilled", "unchanged", "refused"]
 
 
@@ -95,14 +98,6 @@ def _pausable(text: str) -> str:
 
 
 AnyScope = Annotated[str, AfterValidator(_scope)]
-Reason = Annotated[str, Field(min_length=1, max_length=500)]
-By = Annotated[str, Field(max_length=200)]
-
-
-class Command(Frozen):
-    """Base of what `FleetControl` is told to do."""
-
-    room: ClassVar[Room]
 
 
 class _OfSwitches(Command):
@@ -182,6 +177,7 @@ COMMANDS: dict[str, type[Command]] = {
     "resume": Resume,
     "drilled": Drilled,
     "put_back": PutBack,
+    **ROLLOUT_COMMANDS,
 }
 """Each command by the name of the signal or update that brings it."""
 OWN: dict[str, type[Command]] = {"trip": Trip}
@@ -206,17 +202,6 @@ class Order(Frozen):
     @property
     def command(self) -> Command:
         return kind_of(self.name).model_validate_json(self.body)
-
-
-class Answer(Frozen):
-    """Base of what came of a command.
-
-    Attributes:
-        refused: stable code, when it changed nothing; `message` is then the sentence.
-    """
-
-    refused: str = ""
-    message: str = ""
 
 
 class Switched(Answer):
@@ -249,7 +234,7 @@ class Autonomy(Answer):
     mode: AutonomyMode = "read_only"
 
 
-Outcome = Switched | Autonomy
+Outcome = Switched | Autonomy | RolledOut
 """What came of a command, whatever room it was in: a union, to which each room adds its own."""
 
 
@@ -266,6 +251,12 @@ class SwitchView(Frozen):
 
 class ApplySwitches(Frozen):
     """Input of `apply_switches`: orders of the room `switches`, to be carried out in order and at most once each."""
+
+    orders: tuple[Order, ...]
+
+
+class ApplyRollouts(Frozen):
+    """Input of `apply_rollouts`: orders of the room `rollouts`, to be carried out in order and at most once each."""
 
     orders: tuple[Order, ...]
 
@@ -438,6 +429,7 @@ class Control(Frozen):
         histories: how often it has gone on in a new history.
         tripped: rules of the breaker that are, by agent and rule, and since when (Unix milliseconds).
         looked_at: when the breaker last looked (Unix milliseconds); 0 when it never did.
+        rollouts: where each agent's rollout stood when the ledger was last written to.
     """
 
     switches: tuple[SwitchView, ...]
@@ -451,3 +443,4 @@ class Control(Frozen):
     histories: int
     tripped: dict[str, int] = Field(default_factory=dict[str, int])
     looked_at: int = 0
+    rollouts: tuple[Rollout, ...] = ()

@@ -6,6 +6,7 @@ from itertools import islice
 from pydantic import BaseModel, ConfigDict, Field
 
 from policies.errors import ControlRefused
+from policies.rollout import Rollout
 from workflows.fleet_messages import Control, Order, Outcome, Room, SwitchView, TellRuns, Told, kind_of
 from workflows.messages import Refused
 
@@ -28,6 +29,7 @@ class FleetState(BaseModel):
         switches: what is set in the ledger, runs left out, as of the last write; `switches_total` counts all.
         telling: switches whose runs are still to be told.
         tripped: rules of the breaker that are, and since when; `looked_at` is when it last looked. Unix milliseconds.
+        rollouts: those of all agents in the ledger, as of the last write.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,6 +48,7 @@ class FleetState(BaseModel):
     histories: int = 0
     tripped: dict[str, int] = Field(default_factory=dict[str, int])
     looked_at: int = 0
+    rollouts: tuple[Rollout, ...] = ()
 
     def accept(self, order: Order) -> None:
         """Put `order` into its room, unless it is there or was carried out already.
@@ -104,4 +107,5 @@ class FleetState(BaseModel):
             histories=self.histories,
             tripped=self.tripped,
             looked_at=self.looked_at,
+            rollouts=self.rollouts,
         )

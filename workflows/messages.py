@@ -26,6 +26,7 @@ from policies.models import (
     Usage,
     UsageLimits,
 )
+from policies.rollout import Arm
 from policies.routing import Route
 from tools.results import READ_MORE
 
@@ -267,7 +268,18 @@ class Capped(Frozen):
     pause: PauseState | None = None
 
 
-_ADDED = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded", "held_to_mode")
+_ADDED = (
+    "capability",
+    "delegations",
+    "priority",
+    "weight",
+    "history_events",
+    "paused",
+    "recorded",
+    "held_to_mode",
+    "arm",
+    "stage",
+)
 
 
 class Capsule(Frozen):
@@ -280,6 +292,8 @@ class Capsule(Frozen):
         history_events: how many events fill a history, so that the run goes on in a new one.
         recorded: whether the run ends with `record_run`, as it does since there are such records.
         held_to_mode: whether its workflow holds the agent to its mode by itself, as it does since then; the worker always does.
+        release: digest of all that its behaviour depends on: `policies.rollout.Release`.
+        arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
     """
 
     run_id: str
@@ -306,6 +320,8 @@ class Capsule(Frozen):
     history_events: int | None = None
     recorded: bool = False
     held_to_mode: bool = False
+    arm: Arm = ""
+    stage: int = 0
 
     @cached_property
     def digest(self) -> str:
@@ -683,3 +699,5 @@ class RunSummary(Frozen):
     fallbacks: int = 0
     fell_back_from: str = ""
     segments: tuple[Segment, ...] = ()
+    arm: Arm = ""
+    stage: int = 0

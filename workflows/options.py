@@ -17,6 +17,7 @@ __all__ = [
     "MODEL",
     "READ",
     "REPORT",
+    "ROLLOUT",
     "TELL",
     "ActivityOptions",
     "LocalOptions",
@@ -94,6 +95,9 @@ KILL: ActivityOptions = {
     "start_to_close_timeout": timedelta(seconds=15),
     "retry_policy": _retry(10_000, initial=0.2, longest=5.0),
 }
+
+# As a kill, but it may read thousands of records.
+ROLLOUT: ActivityOptions = {**KILL, "start_to_close_timeout": timedelta(seconds=60)}
 
 # All runs of a fleet, one signal each; a worker that dies meanwhile is found by its missing heartbeat.
 TELL: ActivityOptions = {

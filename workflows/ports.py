@@ -12,6 +12,7 @@ from workflows import options
 from workflows.fleet_messages import (
     Applied,
     AppliedTrips,
+    ApplyRollouts,
     ApplySwitches,
     ApplyTrips,
     ConfirmKill,
@@ -43,9 +44,11 @@ from workflows.messages import (
     WriteKill,
 )
 from workflows.records import ProposalEnd, RunEnd
+from workflows.rollout_messages import AppliedRollouts
 
 __all__ = [
     "admit",
+    "apply_rollouts",
     "apply_switches",
     "apply_trips",
     "archive",
@@ -171,6 +174,12 @@ async def apply_trips(arg: ApplyTrips, *, summary: str) -> AppliedTrips:
     first = Priority(priority_key=options.FIRST)
     return await workflow.execute_activity(
         "apply_trips", arg, result_type=AppliedTrips, summary=summary, priority=first, **options.KILL
+    )
+
+
+async def apply_rollouts(arg: ApplyRollouts, *, summary: str) -> AppliedRollouts:
+    return await workflow.execute_activity(
+        "apply_rollouts", arg, result_type=AppliedRollouts, summary=summary, priority=_share(), **options.ROLLOUT
     )
 
 

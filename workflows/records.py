@@ -6,6 +6,7 @@ from policies.approvals import Approval
 from policies.autonomy import READ_ONLY
 from policies.errors import CapReached
 from policies.models import Frozen
+from policies.rollout import Arm
 
 __all__ = ["Fate", "ProposalEnd", "RunEnd", "Tally", "fate"]
 
@@ -72,6 +73,7 @@ class RunEnd(Frozen):
     Attributes:
         run_id: of the run's first history.
         outcome: its last status.
+        arm: who did the work, in a rollout.
     """
 
     run_id: str
@@ -89,6 +91,7 @@ class RunEnd(Frozen):
     tokens: int
     cost_micro_usd: int
     tally: Tally
+    arm: Arm = ""
 
 
 class ProposalEnd(Frozen):

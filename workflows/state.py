@@ -398,6 +398,8 @@ class RunState(BaseModel):
             fallbacks=self.fallbacks,
             fell_back_from=self.fell_back_from,
             segments=tuple(self.segments),
+            arm=capsule.arm if capsule else "",
+            stage=capsule.stage if capsule else 0,
         )
 
     def end(self, run_id: str, workflow_id: str, now: int) -> RunEnd | None:
@@ -421,6 +423,7 @@ class RunState(BaseModel):
             tokens=usage.input_tokens + usage.output_tokens,
             cost_micro_usd=usage.cost_micro_usd,
             tally=self.tally,
+            arm=capsule.arm,
         )
 
     def result(self, run_id: str, workflow_id: str, now: int) -> RunResult:

@@ -34,7 +34,11 @@ FIGURES = sa.select(
             "milliseconds": _r.closed_at - _r.started_at,
         }.items()
     ),
-).where(_r.agent == sa.bindparam("agent", type_=sa.String), _r.recorded_at > sa.bindparam("since", type_=sa.BigInteger))
+).where(
+    _r.agent == sa.bindparam("agent", type_=sa.String),
+    _r.recorded_at > sa.bindparam("since", type_=sa.BigInteger),
+    _r.arm != "human",  # what people did says nothing of the agent
+)
 MOVED = sa.select(sa.func.coalesce(sa.func.sum(effects.c.amount_cents), 0)).where(
     effects.c.agent == sa.bindparam("agent", type_=sa.String),
     effects.c.reserved_at > sa.bindparam("since", type_=sa.BigInteger),

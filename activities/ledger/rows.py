@@ -19,9 +19,12 @@ __all__ = [
     "Enrolment",
     "Intent",
     "Logged",
+    "Outcome",
     "Override",
     "ProposalRecord",
+    "RolloutLine",
     "RunRecord",
+    "SeenRelease",
     "Standing",
     "Switch",
     "TripRecord",
@@ -274,6 +277,45 @@ class ProposalRecord(Frozen):
     decided_at: int
     decision: str
     by: str
+
+
+class SeenRelease(Frozen):
+    """A release that runs were pinned to. `contents` is a `policies.rollout.Release` as JSON; times in Unix milliseconds."""
+
+    digest: str
+    agent: str
+    definition: str
+    contents: str
+    first_seen: int
+
+
+class RolloutLine(Frozen):
+    """Something that was done to a rollout. `rollout` is how it stood then, as JSON; `at` in Unix milliseconds."""
+
+    id: int
+    command: str
+    action: str
+    agent: str
+    rollout: str
+    at: int
+    detail: str
+
+
+class Outcome(Frozen):
+    """What is known of a case after its run; None where nobody said anything.
+
+    Attributes:
+        csat: how satisfied the customer is, from 1 to 5.
+        violated: whether policy refused the agent something. The ledger's own word.
+    """
+
+    csat: int | None = None
+    reopened: bool | None = None
+    refunded: bool | None = None
+    escalated: bool | None = None
+    cost_micro_usd: int | None = None
+    first_response_ms: int | None = None
+    violated: bool = False
 
 
 class TripRecord(Frozen):

@@ -115,7 +115,7 @@ class Ledger:
             if self._backend == "postgresql":
                 self._engine = self._readers = _postgresql(parsed)
             else:
-                self._engine, self._readers = _sqlite(parsed, writing=True), _sqlite(parsed, writing=False)
+                self._engine, self._readers = _sqlite(parsed, "BEGIN IMMEDIATE"), _sqlite(parsed, "BEGIN")
         # A port that is no number: ValueError.
         except (ArgumentError, ImportError, NoSuchModuleError, OSError, ValueError):
             raise InvalidInput(CANT_OPEN) from None
@@ -485,12 +485,10 @@ def _unreachable(error: SQLAlchemyError) -> str:
     return f"The ledger at `REMIT_LEDGER_URL` can't be used: {why}."
 
 
-def _sqlite(url: URL, *, writing: bool) -> Engine:
+def _sqlite(url: URL, begin: str) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidInput(CANT_OPEN)  # a ledger that forgets, or that no other process sees, is none
-    # Writers of one process queue up for one connection: SQLite itself would let them sleep and try again.
-    one = {"pool_size": 1, "max_overflow": 0, "pool_timeout": BUSY_SECONDS} if writing else {}
-    engine = sa.create_engine(url, hide_parameters=True, **one)
+    engine = sa.create_engine(url, hide_parameters=True)
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine, "connect")
@@ -501,7 +499,7 @@ def _sqlite(url: URL, *, writing: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        connection.exec_driver_sql(begin)
 
     return engine
 

@@ -11,8 +11,12 @@ __all__ = [
     "kill_switches",
     "metadata",
     "mode_overrides",
+    "outcomes",
     "pauses",
     "proposals",
+    "releases",
+    "rollout_log",
+    "rollouts",
     "run_records",
     "standings",
     "switch_log",
@@ -141,6 +145,69 @@ standings = Table(
     Column("set_by", String(200), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Index("standings_by_sub", "sub", "id"),
+)
+
+# What runs were pinned to; `contents` is a `policies.rollout.Release` as JSON. Rows are only added.
+releases = Table(
+    "releases",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("agent", String(200), nullable=False),
+    Column("definition", String(80), nullable=False),
+    Column("contents", Text, nullable=False),
+    Column("first_seen", BigInteger, nullable=False),
+    Index("releases_by_agent", "agent", "first_seen"),
+)
+
+# One row an agent that was ever rolled out: a `policies.rollout.Rollout` as it stands now. The log keeps each as it was.
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("agent", String(200), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("salt", String(64), nullable=False),
+    Column("candidate", String(80), nullable=False),
+    Column("stable", String(80), nullable=False),
+    Column("judged", Text, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("stage_at", BigInteger, nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+rollout_log = Table(
+    "rollout_log",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("command", String(100), nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("rollout", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("rollout_log_by_command", "command"),
+    Index("rollout_log_by_agent", "agent", "id"),
+)
+
+# Rows are only added: of each field, the last one that says something counts.
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("command", String(100), nullable=False),
+    Column("run_id", String(64), nullable=False),
+    Column("csat", Integer),
+    Column("reopened", Boolean),
+    Column("refunded", Boolean),
+    Column("escalated", Boolean),
+    Column("cost_micro_usd", BigInteger),
+    Column("first_response_ms", BigInteger),
+    Column("by", String(200), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("outcomes_by_command", "command"),
+    Index("outcomes_by_run", "run_id", "id"),
 )
 
 # One row a run, written at its end: what the figures of agents are made of. Model cost in micro-USD.

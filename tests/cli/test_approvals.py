@@ -67,5 +67,5 @@ def test_a_status_that_does_not_exist_is_refused(console: Console) -> None:
     """The sentence lists those that do."""
     assert console.remit("runs", "--status", "bogus", code=1).err == (
         "remit: There is no status `bogus`; a run is one of admitted, running, waiting_for_approval, paused, completed, "
-        "escalated, stopped, killed, failed, terminated, timed_out.\n"
+        "escalated, stopped, killed, failed, assigned, terminated, timed_out.\n"
     )

@@ -127,7 +127,7 @@ def test_a_person_without_a_role_releases_nothing(own: Console) -> None:
     """Sam may ask for runs, and decide nothing."""
     own.remit("kill", "--agent", "incident-assistant", "--reason", "x")
     refused = own.remit("unkill", "--agent", "incident-assistant", "--as", "sam", "--reason", "x", code=1)
-    assert refused.err == "remit: `sam@example.com` has no role, and so may not let go on what was stopped.\n"
+    assert refused.err == "remit: `sam@example.com` has no role, and so may not sign for this.\n"
     own.remit("unkill", "--agent", "incident-assistant", "--as", "ana", "--reason", "x")
 
 

@@ -56,6 +56,17 @@ def test_the_session(tmp_path: Path) -> None:
     assert "Double charge, seen on the bank statement." in out
 
 
+def test_a_rollout(tmp_path: Path) -> None:
+    """An agent that gets 1 % of the customers, a case of people's, and what became of it."""
+    dev = DevEngine(tmp_path / ".remit")
+    try:
+        out = dev.console.sh(block("rollout")).out
+    finally:
+        dev.stop()
+    assert "support-triage: running at 1 %" in out
+    assert "Recorded for mine, arm " in out
+
+
 def test_edit_what_waits(tmp_path: Path) -> None:
     """A refund of $740 becomes one of $300, which one other person approves."""
     dev = DevEngine(tmp_path / ".remit")

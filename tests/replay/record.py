@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,11 +21,14 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.ledger import usage
 from activities.ledger.rows import Charge
+from activities.releases import Releases
+from policies.control import ControlClaims, sign_control
 from policies.switches import FLEET, Scope
 from remit import __version__
+from remit.apps import assemble
 from remit.demo import DEMO, Ticket, tickets
 from remit.embedded import TemporalServer, WorkerProcess
-from remit.fleet import Fleet
+from remit.fleet import Fleet, audience
 from remit.schedules import Action, Plan, Schedules
 from remit.scripts import read_script
 from remit.settings import ROOT
@@ -32,6 +36,7 @@ from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.fleet_messages import PlayDrill, fleet_id
 from workflows.messages import RunResult, RunSummary
+from workflows.rollout_messages import JudgeRollout, RolloutPause, RolloutStart
 
 HISTORIES = Path(__file__).parent / "histories" / __version__
 Run = WorkflowHandle[object, RunResult]
@@ -257,6 +262,32 @@ async def _capped(client: Client, home: Path) -> None:
         await _store("capped", run)
 
 
+async def _rolled_out(client: Client, home: Path) -> None:
+    """An agent that shares its work with people: a case of theirs, what became of it, and what `FleetControl` was told."""
+    async with Engine(client, home) as engine:
+        fleet, name = Fleet(client, engine.settings.task_queue), "support-triage"
+        parts = assemble(engine.settings)
+        agent = Releases(parts.library, parts.corpora).stable(name)
+        now, (_, key) = int(time.time()), engine.issuer.key("cleo")
+        claims = {"command": "rollout_start", "scope": f"agent:{name}", "epoch": 0, "release": agent, "people": True}
+        rest = {
+            "audience": audience(client, engine.settings),
+            "reason": "As we do.",
+            "nonce": "n" * 12,
+            "iat": now,
+            "exp": now + 60,
+        }
+        token = sign_control(ControlClaims.model_validate({**claims, **rest}), key)
+        await fleet.roll_out(RolloutStart(agent=name, control_jws=token))
+        await fleet.roll_out(RolloutPause(agent=name, reason="Nobody is the agent's, so that this is a case of people's."))
+        run = await engine.start([final()], agent=name)
+        await run.result()
+        await engine.remit.outcome(run.id, csat=4, reopened=False)
+        await fleet.roll_out(JudgeRollout(agent=name))
+        await _store("assigned_to_people", run)
+        await _store("fleet_control_rollouts", client.get_workflow_handle(fleet_id(engine.settings.task_queue)))
+
+
 async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
     history = _impersonal(json.loads((await run.fetch_history()).to_json()))
     (HISTORIES / f"{name}.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -296,6 +327,7 @@ async def record() -> None:
             await _fleet(client, home("fleet"))
             await _drill(client, home("drill"))
             await _capped(client, home("capped"))
+            await _rolled_out(client, home("rolled_out"))
         finally:
             server.stop()
 

@@ -14,6 +14,7 @@ from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.model import ModelActivities
 from activities.records import RecordActivities
+from activities.rollouts import RolloutActivities
 from activities.tool import ToolActivities
 from workflows import ports
 
@@ -31,6 +32,7 @@ def implementations() -> dict[str, Stub]:
         FleetActivities,
         ModelActivities,
         RecordActivities,
+        RolloutActivities,
         ToolActivities,
     )
     for owner in owners:
@@ -119,7 +121,18 @@ async def test_a_tool_gets_the_attempts_that_are_left(name: str, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "name", ["admit", "apply_switches", "call_model", "execute_tool", "give_up", "play_drill", "tell_runs", "write_kill"]
+    "name",
+    [
+        "admit",
+        "apply_rollouts",
+        "apply_switches",
+        "call_model",
+        "execute_tool",
+        "give_up",
+        "play_drill",
+        "tell_runs",
+        "write_kill",
+    ],
 )
 async def test_writes_and_model_calls_are_never_local(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local activity may run again after a crash, unseen; only reads may."""

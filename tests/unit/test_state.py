@@ -176,7 +176,18 @@ def test_a_run_that_began_before_modes_were_held_is_judged_as_then() -> None:
 def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
     """A capsule from before there were places in the queue and fallbacks keeps its digest; one that has them has another."""
     given = capsule()
-    since = ("capability", "delegations", "priority", "weight", "history_events", "paused", "recorded", "held_to_mode")
+    since = (
+        "capability",
+        "delegations",
+        "priority",
+        "weight",
+        "history_events",
+        "paused",
+        "recorded",
+        "held_to_mode",
+        "arm",
+        "stage",
+    )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}
     assert given.digest == digest(older) == Capsule.model_validate(older).digest
