@@ -55,6 +55,7 @@ def figures(connection: Connection, rollout: Rollout) -> tuple[ArmFigures, ArmFi
         run_records.c.agent == rollout.agent,
         run_records.c.arm.in_(("candidate", rollout.baseline)),
         run_records.c.started_at >= began,
+        run_records.c.recorded_at >= rollout.stage_at,
         run_records.c.outcome != "killed",
     )
     columns = (

@@ -8,6 +8,7 @@ import pytest
 from activities.ledger import outcomes, records, rollouts
 from activities.ledger.rows import Outcome, RunRecord
 from activities.ledger.store import Ledger
+from activities.ledger.tables import run_records
 from policies.gates import ArmFigures
 from policies.rollout import Arm, Release, Rollout
 from tests.unit.test_ledger import KINDS, fresh
@@ -90,6 +91,19 @@ def test_both_arms_are_counted_by_what_came_of_their_runs(ledger: Ledger) -> Non
     assert (baseline.runs, baseline.refunded, baseline.csat, baseline.cost_micro_usd) == (1, 1, (5,), (500,))
 
 
+def test_what_closed_before_a_stage_says_nothing_of_it(ledger: Ledger) -> None:
+    """A promotion in the second in which a run began and ended leaves it to the stage before."""
+    run(ledger, "c1", "candidate")
+    with ledger.reading() as connection:
+        kept = outcomes.run_of(connection, "wf-c1")
+    assert kept and figures(ledger, rollout())[0].runs == 1
+    began = kept.recorded_at + 1
+    later = rollout().model_copy(update={"stage_at": began})
+    with ledger.begin() as connection:
+        connection.execute(run_records.update().values(started_at=began // 1000 * 1000))
+    assert figures(ledger, later)[0].runs == 0
+
+
 def test_a_case_of_people_counts_once_somebody_said_what_became_of_it(ledger: Ledger) -> None:
     """Until then nobody knows that it is over; its cost and its times are what was said."""
     run(ledger, "h1", "human", "assigned", cost_micro_usd=0)
@@ -127,8 +141,6 @@ def test_a_refund_that_was_made_counts_unless_somebody_says_otherwise(ledger: Le
     run(ledger, "c1", "candidate")
     run(ledger, "c2", "candidate")
     with ledger.begin() as connection:
-        from activities.ledger.tables import run_records
-
         connection.execute(run_records.update().values(moved_cents=4900))
     say(ledger, "c2", refunded=False)
     assert figures(ledger, rollout())[0].refunded == 1
