@@ -141,9 +141,10 @@ def within(scope: Scope) -> sa.ColumnElement[bool]:
 def in_flight(connection: Connection, scope: Scope) -> tuple[list[str], int]:
     """Keys of effects that are reserved or sent, oldest first and `IN_FLIGHT` at most; and how many there are."""
     where = sa.and_(effects.c.state.in_(("reserved", "sent")), within(scope))
-    total = int(connection.execute(sa.select(sa.func.count()).select_from(effects).where(where)).scalar_one())
-    keys = sa.select(effects.c.idempotency_key).where(where).order_by(effects.c.reserved_at).limit(IN_FLIGHT)
-    return [str(key) for key in connection.execute(keys).scalars()], total
+    # One statement: effects settle meanwhile, and PostgreSQL shows each statement what is so by then.
+    found = sa.select(effects.c.idempotency_key, sa.func.count().over()).where(where).order_by(effects.c.reserved_at)
+    rows = connection.execute(found.limit(IN_FLIGHT)).all()
+    return [str(key) for key, _ in rows], int(rows[0][1]) if rows else 0
 
 
 def reserved_since(connection: Connection, scope: Scope, epoch: int) -> int:
