@@ -58,6 +58,7 @@ __all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 RENEW_AT = 0.7  # of a token's life
 RENEW_RETRY_SECONDS = 10
 STICKY_SECONDS = 0.5
+GARBAGE_AT = 10_000  # objects; Python's 700 is for programs that hold little
 CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
 
 
@@ -262,6 +263,7 @@ def _spare_the_loaded() -> None:
     """Keep the garbage collector from walking through all that was loaded: nothing of it can be garbage."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_AT, *gc.get_threshold()[1:])
 
 
 def _cut_off(seconds: float) -> None:
