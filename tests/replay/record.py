@@ -19,10 +19,11 @@ from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from activities.ledger import usage
-from activities.ledger.rows import Charge
+from activities.ledger import breaker, records, usage
+from activities.ledger.rows import Charge, Intent, RunRecord
 from activities.releases import Releases
 from policies.control import ControlClaims, sign_control
+from policies.models import Money, ResourceRef
 from policies.switches import FLEET, Scope
 from remit import __version__
 from remit.apps import assemble
@@ -268,16 +269,7 @@ async def _rolled_out(client: Client, home: Path) -> None:
         fleet, name = Fleet(client, engine.settings.task_queue), "support-triage"
         parts = assemble(engine.settings)
         agent = Releases(parts.library, parts.corpora).stable(name)
-        now, (_, key) = int(time.time()), engine.issuer.key("cleo")
-        claims = {"command": "rollout_start", "scope": f"agent:{name}", "epoch": 0, "release": agent, "people": True}
-        rest = {
-            "audience": audience(client, engine.settings),
-            "reason": "As we do.",
-            "nonce": "n" * 12,
-            "iat": now,
-            "exp": now + 60,
-        }
-        token = sign_control(ControlClaims.model_validate({**claims, **rest}), key)
+        token = _signed(engine, "cleo", command="rollout_start", scope=f"agent:{name}", epoch=0, release=agent, people=True)
         await fleet.roll_out(RolloutStart(agent=name, control_jws=token))
         await fleet.roll_out(RolloutPause(agent=name, reason="Nobody is the agent's, so that this is a case of people's."))
         run = await engine.start([final()], agent=name)
@@ -286,6 +278,49 @@ async def _rolled_out(client: Client, home: Path) -> None:
         await fleet.roll_out(JudgeRollout(agent=name))
         await _store("assigned_to_people", run)
         await _store("fleet_control_rollouts", client.get_workflow_handle(fleet_id(engine.settings.task_queue)))
+
+
+def _signed(engine: Engine, who: str, **claims: object) -> str:
+    """A command to the fleet, signed by `who`."""
+    now, (_, key) = int(time.time()), engine.issuer.key(who)
+    rest = {"audience": audience(engine.client, engine.settings), "reason": "As we do.", "nonce": "n" * 12}
+    return sign_control(ControlClaims.model_validate({**claims, **rest, "iat": now, "exp": now + 60}), key)
+
+
+async def _tripped(client: Client, home: Path) -> None:
+    """The breaker trips over errors and over money, and a person puts the agent back."""
+    async with Engine(client, home, overrides={"breaker_seconds": 1}) as engine:
+        fleet, name = Fleet(client, engine.settings.task_queue), "billing-resolution"
+        texts = ("workflow_id", "release", "arm", "mode", "policy_version", "subject_tag", "outcome")
+        failing = {"run_id": "r1", "agent": name, "started_at": 0, "closed_at": 0, "tool_calls": 60, "errors": 60}
+        intent = Intent(
+            idempotency_key="k1",
+            run_id="r1",
+            workflow_id="w1",
+            agent=name,
+            tool="request_refund@1",
+            resource=ResourceRef(type="Invoice", id="in_1"),
+            subject="Customer:cus_1",
+            amount=Money(cents=10_000_001, currency="USD"),
+            action_digest="sha256:0",
+            approvers=(),
+            strategy="native_key",
+        )
+        engine.ledger.reserve(intent, ["fleet"], lambda _total, _mode: None)
+        with engine.ledger.begin() as connection:
+            records.keep(connection, RunRecord.model_validate({**dict.fromkeys(texts, ""), **failing}))
+        await fleet.begin()
+        while len((await fleet.control()).tripped) < 2:
+            await asyncio.sleep(0.1)
+        lowered = None
+        while lowered is None:
+            with engine.ledger.reading() as connection:
+                lowered = breaker.override(connection, name)
+        token = _signed(engine, "ana", command="put_back", scope=f"agent:{name}", epoch=lowered.epoch)
+        await fleet.put_back(name, token)
+        while (await fleet.control()).tripped:
+            await asyncio.sleep(0.1)
+        await _store("fleet_control_breaker", client.get_workflow_handle(fleet_id(engine.settings.task_queue)))
 
 
 async def _store(name: str, run: WorkflowHandle[object, RunResult] | WorkflowHandle[object, object]) -> None:
@@ -328,6 +363,7 @@ async def record() -> None:
             await _drill(client, home("drill"))
             await _capped(client, home("capped"))
             await _rolled_out(client, home("rolled_out"))
+            await _tripped(client, home("tripped"))
         finally:
             server.stop()
 
