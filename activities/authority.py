@@ -30,7 +30,7 @@ from policies.errors import (
     Unavailable,
 )
 from policies.identity import Directory
-from policies.models import AgentIdentity, Frozen
+from policies.models import AutonomyMode, Frozen
 from policies.rollout import Rollout
 from policies.routing import ModelChoice, Price, Route
 from policies.switches import Scope, scopes_of_run
@@ -146,7 +146,7 @@ class AuthorityActivities:
             directory.person(admission.requester)  # G3: whoever asks must be known by the name that would approve
         workflow_id = str(activity.info().workflow_id)
         subject = await self._subject(agent, admission)
-        paused, rollout = await asyncio.to_thread(self._look, admission.run_id, agent.name, subject)
+        paused, rollout, ceiling = await asyncio.to_thread(self._look, admission.run_id, agent.name, subject)
         agent, arm = self._releases.chosen(agent, rollout, subject or workflow_id)
         bundle = self._library.bundle(agent.policy)
         route = self._route(agent, scripted=admission.scripted)
@@ -155,7 +155,7 @@ class AuthorityActivities:
         await asyncio.to_thread(self._releases.keep, self._ledger, agent.name, release)
         if arm != "human":
             await self._meter.run(admission.run_id, agent.name, bundle)
-        identity = await asyncio.to_thread(self._lowered, agent.identity)
+        identity = agent.identity.model_copy(update={"mode": lowest(agent.mode, ceiling)})
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
         # A case of people's takes nothing that somebody handed to the agent.
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run) if arm != "human" else []
@@ -192,16 +192,8 @@ class AuthorityActivities:
             stage=rollout.weight if rollout and arm else 0,
         )
 
-    def _lowered(self, agent: AgentIdentity) -> AgentIdentity:
-        """The agent in the mode that it was stepped down to, if that is less than its file's."""
-        with self._ledger.reading() as connection:
-            lowered = breaker.override(connection, agent.name)
-        if lowered is None:
-            return agent
-        return agent.model_copy(update={"mode": lowest(agent.mode, lowered.mode)})
-
-    def _look(self, run_id: str, agent: str, subject: str) -> tuple[PauseState | None, Rollout | None]:
-        """The pause under which the run begins, and the rollout of its agent.
+    def _look(self, run_id: str, agent: str, subject: str) -> tuple[PauseState | None, Rollout | None, AutonomyMode]:
+        """The pause under which the run begins, the rollout of its agent, and the most that the agent may do by itself now.
 
         Raises:
             KillSwitchEngaged: a switch covers it.
@@ -209,6 +201,7 @@ class AuthorityActivities:
         with self._ledger.reading() as connection:
             found, paused = switches.covering(connection, scopes_of_run(run_id, agent, subject))
             rollout = rollouts.found(connection, agent)
+            ceiling = breaker.ceiling(connection, agent)
         if found:
             by = f" by {found.set_by}" if found.set_by else ""
             raise KillSwitchEngaged(
@@ -216,9 +209,9 @@ class AuthorityActivities:
                 f"says: {found.reason}"
             )
         if paused is None:
-            return None, rollout
+            return None, rollout, ceiling
         fields = {"scope": paused.scope, "reason": paused.reason, "by": paused.set_by, "epoch": paused.epoch}
-        return PauseState.model_validate({**fields, "since": paused.set_at // 1000}), rollout
+        return PauseState.model_validate({**fields, "since": paused.set_at // 1000}), rollout, ceiling
 
     @activity.defn(name="read_people")
     async def read_people(self, wanted: ReadPeople) -> Directory:

@@ -13,12 +13,12 @@ from activities.ledger import breaker, switches
 from activities.ledger.rows import TripRecord
 from activities.ledger.store import Ledger
 from activities.library import Library
+from activities.switching import people_now
 from policies.anomaly import Reading, stepped_down
 from policies.autonomy import lowest
 from policies.control import verify_control
 from policies.errors import ControlRefused, RemitError, Unavailable
 from policies.identity import Directory
-from policies.models import AutonomyMode
 from workflows.fleet_messages import AppliedTrips, ApplyTrips, Autonomy, Look, Looked, Order, PutBack, Trip
 
 __all__ = ["IDLE_SECONDS", "BreakerActivities", "readings"]
@@ -41,13 +41,13 @@ def readings(connection: Connection, library: Library, now: int) -> list[Reading
             continue
         if not rules:
             continue
-        lowered = breaker.override(connection, agent.name)
+        mode = lowest(agent.mode, breaker.ceiling(connection, agent.name))
         put_back = breaker.put_back_at(connection, agent.name)
+        windows = {rule.window_minutes: max(now - rule.window_minutes * MINUTE_MS, put_back) for rule in rules}
+        seen = {since: breaker.figures(connection, agent.name, since) for since in windows.values()}
         for rule in rules:
-            since = max(now - rule.window_minutes * MINUTE_MS, put_back)
-            seen = breaker.figures(connection, agent.name, since)
-            mode = lowest(agent.mode, lowered.mode) if lowered else agent.mode
-            found.append(Reading(agent=agent.name, mode=mode, rule=rule, since=since, figures=seen))
+            since = windows[rule.window_minutes]
+            found.append(Reading(agent=agent.name, mode=mode, rule=rule, since=since, figures=seen[since]))
     return found
 
 
@@ -86,16 +86,10 @@ class BreakerActivities:
             return AppliedTrips(outcomes=tuple(await asyncio.to_thread(self._apply, wanted.orders)))
 
     def _apply(self, orders: Sequence[Order]) -> list[Autonomy]:
-        people = self._people() if any(isinstance(o.command, PutBack) for o in orders) else None
+        people = people_now(self._directory) if any(isinstance(o.command, PutBack) for o in orders) else None
         with self._ledger.begin() as connection:
             switches.lock(connection)
             return [self._carry_out(connection, order, people) for order in orders]
-
-    def _people(self) -> Directory | Unavailable:
-        try:
-            return self._directory()
-        except Unavailable as e:
-            return e
 
     def _carry_out(self, connection: Connection, order: Order, people: Directory | Unavailable | None) -> Autonomy:
         match order.command:
@@ -113,7 +107,7 @@ class BreakerActivities:
         self, connection: Connection, command: str, wanted: PutBack, people: Directory | Unavailable | None
     ) -> Autonomy:
         if before := switches.logged(connection, command=command):
-            return Autonomy(status="put_back", agent=wanted.agent, mode=_mode(before[-1].detail))
+            return Autonomy.model_validate({"status": "put_back", "agent": wanted.agent, "mode": before[-1].detail})
         if not isinstance(people, Directory):
             raise ControlRefused("unavailable", people.message if people else "Nobody's signature can be verified now.")
         now = int(time.time())
@@ -140,21 +134,15 @@ class BreakerActivities:
         return Autonomy(status="put_back", agent=wanted.agent, mode=found.mode)
 
 
-def _mode(text: str) -> AutonomyMode:
-    return Autonomy.model_validate({"status": "put_back", "agent": "", "mode": text}).mode
-
-
 def _trip(connection: Connection, name: str, trip: Trip) -> Autonomy:
     """Keep a trip, and step the agent down if its rule says so: by one from what it may do now."""
     reading, rule = trip.reading, trip.reading.rule
     if kept := breaker.recorded(connection, trip=name):
         return Autonomy(status="tripped", agent=reading.agent, mode=kept[0].mode_after)
-    lowered = breaker.override(connection, reading.agent)
-    before = lowest(reading.mode, lowered.mode) if lowered else reading.mode
+    before = lowest(reading.mode, breaker.ceiling(connection, reading.agent))
     after = stepped_down(before) if rule.action == "step_down" else before
     if after != before:
-        why = f"{rule.measure} was {reading.value:.4g} within {rule.window_minutes} min, above {rule.limit:g}"
-        breaker.step_down(connection, reading.agent, after, why, "breaker")
+        breaker.step_down(connection, reading.agent, after, reading.words, "breaker")
     breaker.record(
         connection,
         TripRecord(

@@ -13,8 +13,7 @@ from activities.heartbeat import beating
 from activities.ledger import switches
 from activities.ledger.rows import Effect, Switch
 from activities.ledger.store import Ledger
-from activities.switching import carry_out
-from policies.errors import Unavailable
+from activities.switching import carry_out, people_now
 from policies.identity import Directory
 from policies.switches import Scope, scopes_of_run, subject_tag
 from workflows.fleet_messages import (
@@ -69,7 +68,7 @@ class FleetActivities:
     def _apply(self, orders: Sequence[Order]) -> Applied:
         begun = time.monotonic()
         # Before the transaction, for the directory may take its time, or lie in the same database.
-        people = self._people() if any(o.name == "unkill" for o in orders) else None
+        people = people_now(self._directory) if any(o.name == "unkill" for o in orders) else None
         with self._ledger.begin() as connection:
             switches.lock(connection)
             outcomes = [carry_out(connection, order, people, self._audience) for order in orders]
@@ -82,12 +81,6 @@ class FleetActivities:
         views = [_view("kill", s) for s in kills] + [_view("pause", s) for s in pauses]
         shown = sorted(views, key=lambda v: v.epoch)
         return Applied(outcomes=tuple(outcomes), switches=tuple(shown[-SHOWN:]), total=many_kills + many_pauses)
-
-    def _people(self) -> Directory | Unavailable:
-        try:
-            return self._directory()
-        except Unavailable as e:
-            return e  # what was signed is refused for now; a kill beside it mustn't wait
 
     # ---- runs -------------------------------------------------------------------------------------------------------
 

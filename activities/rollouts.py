@@ -17,6 +17,7 @@ from activities.ledger import outcomes, rollouts
 from activities.ledger.store import Ledger
 from activities.ledger.switches import lock, now_ms
 from activities.releases import Releases
+from activities.switching import people_now
 from policies.control import ControlClaims, Signable, verify_control
 from policies.errors import ControlRefused, RemitError, Unavailable
 from policies.gates import ArmFigures, Judgement, judge
@@ -83,7 +84,7 @@ class RolloutActivities:
 
     def _apply(self, orders: Sequence[Order]) -> AppliedRollouts:
         # Before any transaction, for the directory may take its time, or lie in the same database.
-        people = self._people() if any(o.name in SIGNED for o in orders) else None
+        people = people_now(self._directory) if any(o.name in SIGNED for o in orders) else None
         answers = [self._answer(order, people) for order in orders]
         # Once for all that is said in one go of an agent's runs; whoever said the last of it hears what came of it.
         last = {a.agent: i for i, a in enumerate(answers) if a.status == "recorded"}
@@ -95,12 +96,6 @@ class RolloutActivities:
                 answers[i] = answers[i].model_copy(update={"rollout": look.rollout, "findings": look.findings})
         with self._ledger.reading() as connection:
             return AppliedRollouts(outcomes=tuple(answers), rollouts=tuple(rollouts.current(connection)))
-
-    def _people(self) -> Directory | Unavailable:
-        try:
-            return self._directory()
-        except Unavailable as e:
-            return e  # what was signed is refused for now; what lowers a share mustn't wait
 
     def _answer(self, order: Order, people: Directory | Unavailable | None) -> RolledOut:
         command = order.command

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import Connection
 
@@ -14,7 +14,7 @@ from policies.identity import Directory
 from policies.switches import Scope
 from workflows.fleet_messages import Drilled, Kill, Order, Pause, Resume, Switched, Unkill
 
-__all__ = ["carry_out"]
+__all__ = ["carry_out", "people_now"]
 
 LOGGED = {
     "kill": "engaged",
@@ -25,6 +25,14 @@ LOGGED = {
     "ask": "pending",
     "unkill": "released",
 }
+
+
+def people_now(directory: Callable[[], Directory]) -> Directory | Unavailable:
+    """Who may sign; or why nobody's word can be verified now: it is refused then, and what stops things mustn't wait."""
+    try:
+        return directory()
+    except Unavailable as e:
+        return e
 
 
 def carry_out(connection: Connection, order: Order, people: Directory | Unavailable | None, audience: str) -> Switched:

@@ -146,6 +146,11 @@ class Reading(Frozen):
     def value(self) -> float | None:
         return self.figures.value(self.rule)
 
+    @property
+    def words(self) -> str:
+        """What the rule sees, as a sentence about its trip says it. Only for a reading that has a value."""
+        return f"{self.rule.measure} was {self.value:.4g} within {self.rule.window_minutes} min, above {self.rule.limit:g}"
+
 
 def judge(readings: Iterable[Reading], tripped: Latches, now: int) -> tuple[tuple[Reading, ...], dict[str, int]]:
     """Which rules trip now, and which are tripped after that.

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,13 +11,11 @@ from rich.markup import escape
 
 from activities.ledger.rows import Override, TripRecord
 from policies.anomaly import Reading
-from policies.control import ControlClaims, sign_control
 from policies.errors import InvalidInput
 from remit import render
 from remit.apps import assemble
 from remit.connection import connect
 from remit.fleet import Fleet, audience
-from remit.issuer import SIGNATURE_SECONDS
 from remit.session import Signer
 from remit.settings import load
 from workflows.fleet_messages import Autonomy
@@ -116,18 +113,9 @@ def put_back(
 
     async def work() -> Autonomy:
         client = await connect(settings)
-        now = int(time.time())
-        claims = ControlClaims(
-            command="put_back",
-            scope=f"agent:{agent}",
-            epoch=lowered.epoch if lowered else 0,
-            audience=audience(client, settings),
-            reason=reason[:REASON_LENGTH],
-            nonce=secrets.token_hex(12),
-            iat=now,
-            exp=now + SIGNATURE_SECONDS,
-        )
-        return await Fleet(client, settings.task_queue).put_back(agent, sign_control(claims, signer.key))
+        epoch, workers = lowered.epoch if lowered else 0, audience(client, settings)
+        token = signer.command("put_back", scope=f"agent:{agent}", epoch=epoch, audience=workers, reason=reason[:REASON_LENGTH])
+        return await Fleet(client, settings.task_queue).put_back(agent, token)
 
     found = asyncio.run(work())
     if found.status == "unchanged":

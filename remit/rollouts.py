@@ -1,20 +1,17 @@
 """`remit rollout` and `remit outcome`: give an agent or a candidate of it a growing share, and say what became of cases."""
 
 import asyncio
-import secrets
-import time
 from typing import Annotated
 
 import typer
 
-from policies.control import ControlClaims, Signable, sign_control
+from policies.control import Signable
 from policies.errors import InvalidInput, NotFound
 from policies.rollout import Rollout
 from remit import render
 from remit.client import Remit
 from remit.connection import connect
 from remit.fleet import Fleet, audience
-from remit.issuer import SIGNATURE_SECONDS
 from remit.session import Signer
 from remit.settings import Settings, load
 from workflows.rollout_messages import (
@@ -195,20 +192,10 @@ def _signed(
 
     async def work() -> RolledOut:
         client = await connect(settings)
-        now = int(time.time())
-        claims = ControlClaims(
-            command=command,
-            scope=f"agent:{agent}",
-            epoch=found.epoch if found else 0,
-            audience=audience(client, settings),
-            reason=reason,
-            nonce=secrets.token_hex(12),
-            iat=now,
-            exp=now + SIGNATURE_SECONDS,
-            release=release,
-            people=people,
+        epoch, workers = found.epoch if found else 0, audience(client, settings)
+        token = signer.command(
+            command, scope=f"agent:{agent}", epoch=epoch, audience=workers, reason=reason, release=release, people=people
         )
-        token = sign_control(claims, signer.key)
         kind = RolloutStart if command == "rollout_start" else RolloutPromote
         return await Fleet(client, settings.task_queue).roll_out(kind(agent=agent, control_jws=token))
 

@@ -1,6 +1,7 @@
 """Who works at this terminal: the person that logged in, with the signing key that their login is bound to."""
 
 import json
+import secrets
 import time
 from pathlib import Path
 
@@ -8,10 +9,11 @@ from joserfc.jwk import OKPKey
 from pydantic import Field, JsonValue, ValidationError
 
 from policies.approvals import ApprovalRequest, Verb
+from policies.control import ControlClaims, Signable, sign_control
 from policies.errors import InvalidInput, LoginRefused
 from policies.models import Frozen
 from remit.files import write_private
-from remit.issuer import DevIssuer, read_directory, signed
+from remit.issuer import SIGNATURE_SECONDS, DevIssuer, read_directory, signed
 from remit.settings import Settings
 
 __all__ = ["Session", "Signer", "acting", "end", "named", "requester_of", "saved", "store"]
@@ -118,6 +120,25 @@ class Signer:
             raise InvalidInput("Say who decides with `--as`; the dev issuer signs as anybody.")
         person, self.key = issuer.key(who)
         self.sub, self.roles = person.sub, person.roles
+
+    def command(
+        self, command: Signable, *, scope: str, epoch: int, audience: str, reason: str, release: str = "", people: bool = False
+    ) -> str:
+        """The signed command to the fleet, as `ControlClaims` says it; good for some minutes."""
+        now = int(time.time())
+        claims = ControlClaims(
+            command=command,
+            scope=scope,
+            epoch=epoch,
+            audience=audience,
+            reason=reason,
+            nonce=secrets.token_hex(12),
+            iat=now,
+            exp=now + SIGNATURE_SECONDS,
+            release=release,
+            people=people,
+        )
+        return sign_control(claims, self.key)
 
     def sign(
         self,

@@ -1,13 +1,11 @@
 """`remit kill`, `unkill`, `switches`, `pause`, `resume`, `control`: the off switches, as people at a terminal use them."""
 
 import asyncio
-import secrets
 import time
 from typing import Annotated, Literal
 
 import typer
 
-from policies.control import ControlClaims, sign_control
 from policies.errors import InvalidInput, NotFound
 from policies.models import RISKS
 from policies.switches import FLEET, Scope
@@ -15,7 +13,6 @@ from remit import render
 from remit.client import Remit
 from remit.connection import connect
 from remit.fleet import Fleet, audience
-from remit.issuer import SIGNATURE_SECONDS
 from remit.session import Signer
 from remit.settings import Settings, load
 from workflows.fleet_messages import Control, Switched, SwitchReport
@@ -156,18 +153,9 @@ def unkill(
 
     async def work() -> Switched:
         remit = await _remit(settings)
-        now = int(time.time())
-        claims = ControlClaims(
-            command="unkill",
-            scope=str(scope),
-            epoch=epoch,
-            audience=audience(remit.client, settings),
-            reason=said,
-            nonce=secrets.token_hex(12),
-            iat=now,
-            exp=now + SIGNATURE_SECONDS,
-        )
-        return await _fleet(remit, settings).unkill(scope, sign_control(claims, signer.key))
+        workers = audience(remit.client, settings)
+        token = signer.command("unkill", scope=str(scope), epoch=epoch, audience=workers, reason=said)
+        return await _fleet(remit, settings).unkill(scope, token)
 
     found = asyncio.run(work())
     if found.status == "pending":

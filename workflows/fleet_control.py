@@ -144,11 +144,10 @@ class FleetControl:
 
     def _trip(self, reading: anomaly.Reading, at: int) -> None:
         """Keep the trip; and stop the agent, if the rule says so, in the room of the switches."""
-        name, rule = str(workflow.uuid4()), reading.rule
+        name = str(workflow.uuid4())
         self._state.accept(Order(id=name, name="trip", body=Trip(reading=reading, at=at).model_dump_json()))
-        if rule.action == "kill":
-            why = f"{rule.measure} was {reading.value:.4g} within {rule.window_minutes} min, above {rule.limit:g}"
-            kill = Kill(scope=f"agent:{reading.agent}", reason=why, by="breaker")
+        if reading.rule.action == "kill":
+            kill = Kill(scope=f"agent:{reading.agent}", reason=reading.words, by="breaker")
             self._state.accept(Order(id=f"{name}-kill", name="kill", body=kill.model_dump_json()))
 
     async def _break(self, orders: tuple[Order, ...]) -> Sequence[Outcome]:

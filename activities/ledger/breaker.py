@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from activities.ledger.records import HAPPENED
-from activities.ledger.rows import Override, TripRecord
+from activities.ledger.rows import COUNTED, Override, TripRecord
 from activities.ledger.switches import lock, now_ms, text_of
 from activities.ledger.tables import control, effects, mode_overrides, run_records, switch_log, trips
 from policies.anomaly import Figures
@@ -42,7 +41,7 @@ FIGURES = sa.select(
 MOVED = sa.select(sa.func.coalesce(sa.func.sum(effects.c.amount_cents), 0)).where(
     effects.c.agent == sa.bindparam("agent", type_=sa.String),
     effects.c.reserved_at > sa.bindparam("since", type_=sa.BigInteger),
-    effects.c.state.in_(("reserved", *HAPPENED)),
+    effects.c.state.in_(COUNTED),
 )
 OVERRIDE = sa.select(mode_overrides).where(mode_overrides.c.agent == sa.bindparam("agent", type_=sa.String))
 
