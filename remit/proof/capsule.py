@@ -32,7 +32,7 @@ from policies.routing import ModelChoice
 from remit import __version__
 from remit.proof.reading import capsule_of, documents_of, json_of, models_of, people_of
 from remit.proof.redaction import Hit, Redactor, addresses_in
-from remit.proof.sealing import Root, SignedRoot, head, plain, public_of, sign
+from remit.proof.sealing import Root, SignedRoot, head, plain, sign
 from tools.catalog import Catalog
 from tools.kb import Document
 from workflows.messages import Capsule
@@ -156,14 +156,12 @@ class CapsuleFile(Frozen):
     """The file, as JSON or as gzipped JSON.
 
     Attributes:
-        key: the public key that signed the root, raw and in hex. Whose it is, the file can't prove: compare its fingerprint.
         trace: the lines that `remit trace` prints.
         tokens: of capabilities, by id: null while it could still be used. They aren't sealed, but their digests are.
     """
 
     format: Literal["remit.capsule/1"] = FORMAT
     root: SignedRoot
-    key: str = Field(pattern="^[0-9a-f]{64}$")
     trace: tuple[Json, ...]
     contents: Contents
     tokens: dict[str, str | None]
@@ -286,9 +284,7 @@ def pack(
 def seal(packed: Packed, root: Root, private: bytes) -> CapsuleFile:
     """The capsule of `packed`, whose head, number of lines and digests are in `root`, signed."""
     tokens = dict.fromkeys((c.id for c in packed.contents.capabilities), None)
-    return CapsuleFile(
-        root=sign(root, private), key=public_of(private).hex(), trace=packed.trace, contents=packed.contents, tokens=tokens
-    )
+    return CapsuleFile(root=sign(root, private), trace=packed.trace, contents=packed.contents, tokens=tokens)
 
 
 def with_tokens(capsule: CapsuleFile, tokens: Mapping[str, str], now: int) -> CapsuleFile:

@@ -6,7 +6,7 @@ Everything is hashed and signed as RFC 8785 JSON; roots are signed with Ed25519 
 import math
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import cast
 
 from cryptography.exceptions import InvalidSignature
@@ -53,13 +53,14 @@ class SignedRoot(Frozen):
 
     Attributes:
         digest: that of `root`.
-        key_id: digest of the public key.
+        key_id: fingerprint of the public key, which is raw and in hex. Whose key it is, a root can't prove.
         signature: Ed25519 over `root` as RFC 8785 JSON, in base64.
     """
 
     root: Root
     digest: str
     key_id: str
+    public_key: str = Field(pattern="^[0-9a-f]{64}$")
     signature: str
 
 
@@ -110,20 +111,27 @@ def key_id_of(public: bytes) -> str:
 
 def sign(root: Root, private: bytes) -> SignedRoot:
     """`root`, signed by the raw Ed25519 key `private`."""
-    signature = Ed25519PrivateKey.from_private_bytes(private).sign(canonical_json(root))
+    signature, public = Ed25519PrivateKey.from_private_bytes(private).sign(canonical_json(root)), public_of(private)
     return SignedRoot(
-        root=root, digest=root.digest, key_id=key_id_of(public_of(private)), signature=b64encode(signature).decode()
+        root=root,
+        digest=root.digest,
+        key_id=key_id_of(public),
+        public_key=public.hex(),
+        signature=b64encode(signature).decode(),
     )
 
 
-def check(signed: SignedRoot, public_keys: Mapping[str, bytes]) -> str:
-    """Why `signed` proves nothing, in one sentence; empty when one of `public_keys` (raw, by their id) signed exactly it."""
-    where = f"Root {signed.root.seq}"
-    public = public_keys.get(signed.key_id)
-    if public is None:
-        return f"{where} is signed by a key that isn't known here, `{signed.key_id}`."
+def check(signed: SignedRoot, key_ids: Container[str] | None = None) -> str:
+    """Why `signed` proves nothing, in one sentence; empty when it proves that the holder of its key signed exactly it.
+
+    Args:
+        key_ids: fingerprints of the keys that may have; None for any.
+    """
+    where, public = f"Root {signed.root.seq}", bytes.fromhex(signed.public_key)
     if key_id_of(public) != signed.key_id:
-        return f"{where} names the key `{signed.key_id}`, which has another fingerprint."
+        return f"{where} names the key `{signed.key_id}`, and has one with another fingerprint."
+    if key_ids is not None and signed.key_id not in key_ids:
+        return f"{where} is signed by another key, `{signed.key_id}`."
     if signed.digest != signed.root.digest:
         return f"{where} says another digest than it has."
     try:
@@ -136,7 +144,7 @@ def check(signed: SignedRoot, public_keys: Mapping[str, bytes]) -> str:
     return ""
 
 
-def gaps(roots: Sequence[SignedRoot], public_keys: Mapping[str, bytes]) -> str:
+def gaps(roots: Sequence[SignedRoot], key_ids: Container[str] | None = None) -> str:
     """The first thing that breaks the chain of `roots`, in one sentence; empty when it is whole from number 1 on.
 
     What is missing at its end doesn't show here: compare the last number with the namespace's own.
@@ -152,7 +160,7 @@ def gaps(roots: Sequence[SignedRoot], public_keys: Mapping[str, bytes]) -> str:
             return f"Root {root.seq} is there twice, or isn't in its place."
         if root.previous != previous:
             return f"Root {number} isn't linked to root {number - 1}: that one was changed, or another was in its place."
-        if wrong := check(signed, public_keys):
+        if wrong := check(signed, key_ids):
             return wrong
         previous = root.digest
     return ""
