@@ -20,6 +20,7 @@ from workflows.messages import Capsule, ModelTurn
 __all__ = [
     "Done",
     "activities",
+    "asked_for",
     "capsule_of",
     "documents_of",
     "fields",
@@ -85,6 +86,16 @@ def activities(history: WorkflowHistory) -> Iterator[Done]:
             if marker.marker_name == LOCAL and "result" in marker.details:
                 name = str(fields(_value(marker.details["data"])).get("activity_type"))
                 yield Done(name, event.event_id, None, _value(marker.details["result"]))
+
+
+def asked_for(history: WorkflowHistory, name: str) -> list[int]:
+    """The events that ask for the activity `name`, local ones not among them."""
+    return [
+        event.event_id
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
+        and event.activity_task_scheduled_event_attributes.activity_type.name == name
+    ]
 
 
 def started_with(history: WorkflowHistory) -> object:
