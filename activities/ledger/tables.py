@@ -321,7 +321,7 @@ mode_overrides = Table(
 )
 
 # One row for each judgement of an action, with the facts that its verdict rests on, so that another policy can be asked the
-# same. Written when the run has closed, from its history. `facts` is a `policies.models.ActionFacts` as JSON, `people` a list of
+# same. Written from its history when the run has closed. `facts` is a `policies.models.ActionFacts` as JSON, `people` a list of
 # `activities.ledger.rows.PersonSaid`.
 decisions = Table(
     "decisions",
