@@ -59,7 +59,7 @@ def _row(luck: random.Random, n: int, at: int) -> DecisionRow:
         agent=agent(),
         tool=name,
         resource=ResourceRef(type=spec.resource_type, id=invoice),
-        arguments=arguments[name],
+        arguments=spec.parse(json.dumps(arguments[name])).model_dump(mode="json", exclude_none=True),
         run=RunFacts(
             subject=subject,
             calls_used=luck.randrange(1, 8),
@@ -175,8 +175,11 @@ def main() -> int:
         "rejected_allowed": other["rejected_allowed"],
         "load": os.getloadavg()[0],
     }
+    if same["judged"] != options.actions or same["drifted"]:
+        print(f"The policy isn't what it was when it decided: {same}", file=sys.stderr)
+        return 1
     print(json.dumps(figures))
-    return 0 if same["judged"] == options.actions and not same["drifted"] else 1
+    return 0
 
 
 if __name__ == "__main__":

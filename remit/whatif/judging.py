@@ -188,7 +188,7 @@ class Judge:
         tally.by_tool[name, was, now] += 1
         if now == "deny":
             tally.newly_denied[", ".join(verdict.policy_ids) or verdict.reason] += 1
-        elif was == "deny":
+        elif was == "deny" and now == "allow":
             tally.newly_allowed[", ".join(verdict.policy_ids)] += 1
         if row.amount_cents and row.effect == "write":
             self._move(tally, row, was, now)
