@@ -35,7 +35,7 @@ from remit.sandbox import runner
 from workflows.agent_run import AgentRun
 from workflows.messages import AGENT_RUN
 
-__all__ = ["Verdict", "judge", "read_file", "segments", "state"]
+__all__ = ["Verdict", "judge", "read_file", "segments", "state", "watched"]
 
 _SCHEDULED = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
 _DECIDED = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
@@ -143,8 +143,25 @@ async def state(history: WorkflowHistory, converter: DataConverter) -> AgentRun:
     return watch.run
 
 
+async def watched(history: WorkflowHistory, converter: DataConverter, watcher: Interceptor) -> str:
+    """Replay `history` under `watcher`, in whose reach the run itself is; why today's code doesn't lead to it, or nothing.
+
+    Raises:
+        InvalidInput: it isn't the history of a run, or its payloads can't be decoded.
+    """
+    watch = _Watch()
+    failure = await _replay(history, converter, watch, UnsandboxedWorkflowRunner(), watcher)
+    if failure is None:
+        return ""
+    return _verdict(history).model_copy(update=_explained(failure, history.events, watch.asked)).sentence
+
+
 async def _replay(
-    history: WorkflowHistory, converter: DataConverter, watch: _Watch, workflow_runner: WorkflowRunner
+    history: WorkflowHistory,
+    converter: DataConverter,
+    watch: _Watch,
+    workflow_runner: WorkflowRunner,
+    *watchers: Interceptor,
 ) -> Exception | None:
     """The failure of the replay, if it fails.
 
@@ -160,7 +177,7 @@ async def _replay(
         workflows=[AgentRun],
         workflow_runner=workflow_runner,
         data_converter=converter,
-        interceptors=[watch],
+        interceptors=[watch, *watchers],
         build_id="replay",
         runtime=Runtime(telemetry=TelemetryConfig(logging=None)),
     )

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
         cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
         breaker_seconds: how often the anomaly breaker looks at the agents' figures.
         history_events: about how many events fill a run's history, so that the run goes on in a new one.
+        redaction: a file with more rules about what mustn't be in a capsule, names and regular expressions.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     cached_runs: int = Field(default=2000, ge=1)
     breaker_seconds: int = Field(default=60, ge=1, le=3600)
     history_events: int = Field(default=6000, ge=80, le=20_000)
+    redaction: Path | None = None
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)
     connector_billing: Literal["sandbox", "stripe"] = "sandbox"
