@@ -30,6 +30,7 @@ from remit.schedule import schedule
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
+from remit.whatif.backtest import backtest
 from workflows.messages import Decided, RunSummary
 from workflows.state import OPEN
 
@@ -55,7 +56,7 @@ app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(schedule, name="schedule")
-for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome):
+for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, backtest):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
