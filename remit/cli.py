@@ -133,7 +133,7 @@ def demo(
 @app.command()
 def replay(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN|FILE]", help="A run's workflow id, or a JSON file with a history.")
+        str | None, typer.Argument(metavar="[RUN|FILE]", help="A run's workflow id, a JSON file with a history, or a capsule.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="A visibility query: replay every run that it finds.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many of them at most, newest first.")] = 1000,
