@@ -1,4 +1,4 @@
-"""Content-addressed storage for values that are too large for history: in a folder, or in an S3 bucket. And files by name there.
+"""Content-addressed storage for values that are too large for history: in a folder, or in an S3 bucket; and files by name.
 
 A value is written once under the digest of its bytes, and nothing here changes or deletes it. Who may read which value is
 decided elsewhere: knowing an address must never be enough for a model.

@@ -40,7 +40,7 @@ _FILE = TypeAdapter(tuple[TraceKey, ...])
 
 
 class TraceKeys:
-    """The file of trace keys, the newest last: that one signs. Read for each seal, so that keys rotate under running workers."""
+    """The file of trace keys, the newest last: that one signs. Read for each seal, so that keys rotate under workers."""
 
     def __init__(self, path: Path, *, env: str) -> None:
         self._path = path

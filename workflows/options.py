@@ -113,7 +113,7 @@ LOOK: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=60), "retry
 # It waits for runs that close, a minute at a time; whatever it was at when its worker died is there for the next one.
 SEAL: ActivityOptions = {
     "start_to_close_timeout": timedelta(minutes=30),
-    "heartbeat_timeout": timedelta(seconds=10),
+    "heartbeat_timeout": timedelta(seconds=5),
     "retry_policy": _retry(100, initial=0.5, longest=30.0),
 }
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from activities.ledger.rows import DecisionRow, RootRow, ToSeal
 from activities.ledger.decisions import keep
+from activities.ledger.rows import DecisionRow, RootRow, ToSeal
 from activities.ledger.store import Ledger
 from activities.ledger.switches import now_ms, text_of
 from activities.ledger.tables import to_seal, trace_roots
