@@ -78,7 +78,15 @@ def fork(
     raise typer.Exit(1 if fail_on_divergence and told.diverges_at else 0)
 
 
-async def _forked(settings: Settings, run: str, step: int, prompt: Path | None, model: str | None, policy: str | None) -> Told:
+async def _forked(
+    settings: Settings,
+    run: str,
+    files: list[WorkflowHistory],
+    step: int,
+    prompt: Path | None,
+    model: str | None,
+    policy: str | None,
+) -> Told:
     from remit.apps import assemble
     from remit.whatif import forking
     from remit.whatif.backtest import policy_of

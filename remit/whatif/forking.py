@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from activities.runs import Runs
 from activities.storage import storage_at
 from policies.approvals import Approval, ApprovalDecision
 from policies.bundle import Bundle
+from policies.caps import ScopedCaps
 from policies.errors import ApprovalRefused, InvalidInput, Unavailable
 from policies.identity import Directory, Person, PublicKey
 from policies.routing import ModelChoice, Route
@@ -87,7 +89,7 @@ async def fork(
         # No cap holds here, so the meter asks no ledger; this one is never made.
         ledger = Ledger(f"sqlite:///{home / 'unused.db'}")
         closing.callback(ledger.close)
-        model = ModelActivities(runs, providers(settings, closing), catalog, {}, Meter(ledger, lambda *_: ()))
+        model = ModelActivities(runs, providers(settings, closing), catalog, {}, Meter(ledger, _no_caps))
         same_model = changes.prompt is None and changes.route is None
         stand_in = StandIn(recording, capsule, since, same_model, model, runs, catalog)
         server = TemporalServer(home, headless=True)
@@ -127,6 +129,10 @@ def _capsule(recording: Recording, changes: Changes, directory: Directory, libra
         limits = library.limits(library.agent(name), bundle) if name in library.names() else rules.run
         fields |= {"bundle": bundle, "limits": limits, "approver_roles": rules.approvals.roles}
     return Capsule.model_validate(fields)
+
+
+def _no_caps(_agent: str, _bundle: Bundle | None) -> Sequence[ScopedCaps]:
+    return ()
 
 
 async def _ended(remit: Remit, people: "_People") -> RunSummary:
