@@ -28,8 +28,6 @@ from activities.keeping import KeeperActivities
 from activities.ledger.store import Ledger
 from activities.meter import Meter
 from activities.model import ModelActivities
-from activities.providers.base import ModelProvider
-from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.releases import Releases
 from activities.results import StoredResults
@@ -46,6 +44,7 @@ from remit.fleet import Fleet, audience
 from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.proof.keeping import Preparer, begin
+from remit.providers import providers as _providers
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from remit.trace_keys import TraceKeys
@@ -64,26 +63,6 @@ RENEW_RETRY_SECONDS = 10
 STICKY_SECONDS = 0.5
 GARBAGE_AT = 10_000  # objects; Python's 700 is for programs that hold little
 CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
-
-
-def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
-    # Each SDK takes tens of megabytes, so only those that have a key are loaded.
-    found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
-    if settings.openai_api_key or settings.openai_base_url:
-        from activities.providers.openai import OpenAIProvider
-
-        key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-        openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
-        closing.push_async_callback(openai.aclose)
-        found["openai"] = openai
-    if settings.anthropic_api_key or settings.anthropic_base_url:
-        from activities.providers.anthropic import AnthropicProvider
-
-        key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
-        anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
-        closing.push_async_callback(anthropic.aclose)
-        found["anthropic"] = anthropic
-    return found
 
 
 def _gates(settings: Settings) -> dict[str, Gate]:
