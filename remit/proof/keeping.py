@@ -33,16 +33,17 @@ from remit.proof.redaction import BUILT_IN, Redactor, Rule, rules_of
 from remit.proof.sealing import Root, SignedRoot
 from remit.proof.sink import Sink
 from remit.settings import Settings
-from remit.trace_keys import TraceKeys
+from remit.trace_keys import TraceKey, TraceKeys
 from tools.catalog import Catalog
 from workflows.fleet_messages import control_queue
 from workflows.keeper_messages import TRACE_KEEPER, keeper_id
 
-__all__ = ["Preparer", "begin", "histories_of", "redaction_rules", "root_of", "signed"]
+__all__ = ["GONE", "Preparer", "begin", "histories_of", "redaction_rules", "root_of", "signed"]
 
 T = TypeVar("T")
 BUILD_SECONDS = 300
 GONE = "Its history is gone: the namespace's retention was over, or somebody deleted it."
+NO_SUCH = (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT)  # the latter for a run id that is no UUID
 _LOG = structlog.get_logger("remit.keeper")
 Judged = Callable[[Trace], Sequence[DecisionRow]]
 
@@ -96,7 +97,7 @@ class Preparer:
         """Raises:
         InvalidInput: it can't be traced. Not if there is a reason already: then whatever can be had of it is packed.
         """
-        reason = GONE if not histories else reason
+        reason = str(Redactor(self._key().marks, rules=self._rules).redact(reason)) if histories else GONE
         try:
             async with asyncio.timeout(BUILD_SECONDS):
                 return await self._whole(run, histories, reason)
@@ -125,8 +126,8 @@ class Preparer:
         capabilities: Sequence[Capability],
         release: Release | None,
     ) -> Packed:
+        marks = self._key().marks
         try:
-            marks = self._keys.signing().marks
             root_keys = {k.id: k.public for k in self._root_keys.list()}
         except InvalidInput as e:  # not the run's fault
             raise Unavailable(e.message) from None
@@ -139,6 +140,12 @@ class Preparer:
             root_keys=root_keys,
             redactor=Redactor(marks, rules=self._rules),
         )
+
+    def _key(self) -> TraceKey:
+        try:
+            return self._keys.signing()
+        except InvalidInput as e:  # not the run's fault
+            raise Unavailable(e.message) from None
 
     async def _seal(self, run: ToSeal, made: _Made, seq: int, previous: str) -> RootRow:
         packed = made.packed
@@ -154,10 +161,7 @@ class Preparer:
             sealed_at=int(time.time()),
             reason=made.reason,
         )
-        try:
-            private = bytes.fromhex(self._keys.signing().private)
-        except InvalidInput as e:
-            raise Unavailable(e.message) from None
+        private = bytes.fromhex(self._key().private)
         capsule = await self._apart(lambda: seal(packed, root, private))
         place = await self._sink.put(capsule)
         return RootRow(
@@ -197,7 +201,7 @@ async def histories_of(client: Client, workflow_id: str, run_id: str) -> list[Wo
                 return None
             return await segments(client, workflow_id, last.run_id)
     except RPCError as e:
-        if e.status != RPCStatusCode.NOT_FOUND:
+        if e.status not in NO_SUCH:
             raise Unavailable(f"The Temporal server refused: {' '.join(e.message.split())[:300]}") from None
     return await _of_earlier(client, workflow_id, run_id)
 
@@ -209,7 +213,7 @@ async def _of_earlier(client: Client, workflow_id: str, run_id: str) -> list[Wor
         try:
             found.append(await client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history())
         except RPCError as e:
-            if e.status != RPCStatusCode.NOT_FOUND:
+            if e.status not in NO_SUCH:
                 raise Unavailable(f"The Temporal server refused: {' '.join(e.message.split())[:300]}") from None
             break
         end = found[-1].events[-1].workflow_execution_continued_as_new_event_attributes

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from signal import SIGKILL
+from typing import Any
 
 import pytest
+from temporalio import workflow
 from temporalio.client import WorkflowFailureError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.ledger import roots
 from activities.ledger.rows import RootRow
@@ -14,12 +16,11 @@ from policies.canonical import canonical_json
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.history import segments
 from remit.proof.capsule import CapsuleFile
-from remit.proof.keeping import begin, signed
+from remit.proof.keeping import GONE, begin, signed
 from remit.proof.sealing import gaps, head
 from remit.proof.sink import Sink
 from tests.builders import ANA
 from tests.engine import Engine, call, final, turn
-from workflows.keeper_messages import TRACE_KEEPER, keeper_id
 from workflows.messages import AGENT_RUN
 
 REFUND = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
@@ -63,7 +64,7 @@ async def engine(server: TemporalServer, home: Path) -> AsyncGenerator[Engine]:
 
 
 async def test_every_closed_run_is_sealed(engine: Engine) -> None:
-    """Completed, killed, of several histories, never admitted, terminated: numbered without a gap, redacted, each with its trace.
+    """Completed, killed, of several histories, never admitted, terminated: numbered without a gap, redacted, with a trace.
 
     An open one isn't.
     """
@@ -102,7 +103,6 @@ async def test_every_closed_run_is_sealed(engine: Engine) -> None:
         unknown.id: "failed",
         terminated.id: "terminated",
     }
-    assert all(not table["why"] for table in await waiting(engine))
     histories = len(await segments(engine.client, long.id))
     assert histories > 1
     assert (traces[long.id][0]["histories"], len(capsules[long.id].contents.history)) == (histories, histories)
@@ -120,6 +120,58 @@ async def test_every_closed_run_is_sealed(engine: Engine) -> None:
     assert (await sealed(engine, 6))[-1].workflow_id == still_open.id
 
 
-async def waiting(engine: Engine) -> list[dict[str, object]]:
-    with engine.ledger.reading() as connection:
-        return [row.model_dump() for row in roots.due(connection, engine.client.namespace, 100)]
+@workflow.defn(name=AGENT_RUN)
+class Stranger:
+    """Another program's workflow under the name of a run: its history isn't one that our code leads to."""
+
+    @workflow.run
+    async def run(self, *_: Any) -> None:
+        await asyncio.sleep(0.01)
+
+
+async def test_what_has_no_trace_has_a_number_and_a_reason(server: TemporalServer, home: Path) -> None:
+    """A history that today's code doesn't lead to, and one that is gone: neither holds up the others, nor does an open run."""
+    async with Engine(await server.ready(), home, overrides={"seal_seconds": 0.1}, working=False) as engine:
+        queue = engine.settings.task_queue
+        async with Worker(engine.client, task_queue=queue, workflows=[Stranger], workflow_runner=UnsandboxedWorkflowRunner()):
+            strange = await engine.client.start_workflow(AGENT_RUN, id=f"strange-{queue}", task_queue=queue)
+            await strange.result()
+        await engine.work()
+        parked = await engine.start([REFUND, final()], ticket="T-1002")
+        waiting = await engine.pending(parked.id)
+        with engine.ledger.begin() as connection:
+            for run_id, name in ((str(strange.result_run_id), strange.id), ("gone", "gone"), (waiting.run_id, parked.id)):
+                assert roots.enqueue(connection, engine.client.namespace, run_id, name, "billing-resolution")
+        await begin(engine.client, queue)
+        await engine.run([final()])
+        reasons = {row.workflow_id: row.reason for row in await sealed(engine, 3)}
+        assert reasons.pop("gone") == GONE
+        assert reasons.pop(strange.id).startswith("Today's code can't read the run: event ")
+        assert [*reasons.values()] == [""]
+        row = keeping(engine)[strange.id]
+        found = await capsule(engine, row)
+        assert (found.trace, len(found.contents.history), row.events) == ((), 1, len(found.contents.history[0]["events"]))  # type: ignore[arg-type]
+        await engine.remit.kill(parked.id, "enough")
+        assert (await sealed(engine, 4))[-1].run_id == waiting.run_id
+
+
+async def test_a_worker_that_is_killed_while_it_seals_leaves_no_gap(server: TemporalServer, home: Path) -> None:
+    """The next one goes on where the chain ends: each run once, though the dead one may have left a file without a root."""
+    async with Engine(await server.ready(), home, working=False) as engine:
+        runs = [await engine.start([final()]) for _ in range(8)]
+        env = {"REMIT_TASK_QUEUE": engine.settings.task_queue, "REMIT_SEAL_SECONDS": "0.1"}
+        first = WorkerProcess(home, server.address, env=env)
+        try:
+            await until(lambda: any(home.glob("traces/*/*.gz")))
+            first.kill()
+        finally:
+            first.stop()
+        assert len(keeping(engine)) < len(runs)
+        second = WorkerProcess(home, server.address, env=env)
+        try:
+            found = await sealed(engine, len(runs))
+        finally:
+            second.stop()
+        assert {row.workflow_id for row in found} == {run.id for run in runs}
+        for row in found:
+            assert (await capsule(engine, row)).root.root.reason == ""
