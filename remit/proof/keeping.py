@@ -1,4 +1,4 @@
-"""What the keeper does for each run: from its histories to a signed capsule in the sink; and how it is found again."""
+"""What the keeper does for each run: from its histories to a signed capsule in the sink."""
 
 import asyncio
 import time
@@ -17,9 +17,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.failures import AWAY
 from activities.keeping import Prepared
-from activities.ledger import rollouts, roots
+from activities.ledger import rollouts
 from activities.ledger.rows import Capability, DecisionRow, RootRow, ToSeal
-from activities.ledger.store import Ledger, existing
+from activities.ledger.store import Ledger
 from policies.errors import InvalidInput, Unavailable
 from policies.rollout import Release
 from remit.connection import CONVERTER
@@ -30,7 +30,7 @@ from remit.proof.capsule import Packed, decoded, pack, seal
 from remit.proof.lines import Trace
 from remit.proof.reading import capsule_of
 from remit.proof.redaction import BUILT_IN, Redactor, Rule, rules_of
-from remit.proof.sealing import Root, SignedRoot
+from remit.proof.sealing import Root
 from remit.proof.sink import Sink
 from remit.settings import Settings
 from remit.trace_keys import TraceKey, TraceKeys
@@ -38,7 +38,7 @@ from tools.catalog import Catalog
 from workflows.fleet_messages import control_queue
 from workflows.keeper_messages import TRACE_KEEPER, keeper_id
 
-__all__ = ["GONE", "Preparer", "begin", "histories_of", "redaction_rules", "root_of", "signed"]
+__all__ = ["GONE", "Preparer", "begin", "histories_of", "redaction_rules"]
 
 T = TypeVar("T")
 BUILD_SECONDS = 300
@@ -246,27 +246,3 @@ def redaction_rules(settings: Settings) -> tuple[Rule, ...]:
     except (OSError, UnicodeDecodeError):
         raise InvalidInput(f"`REMIT_REDACTION` is `{settings.redaction}`, which can't be read.") from None
     return (*BUILT_IN, *rules_of(text))
-
-
-def root_of(settings: Settings, name: str) -> RootRow | None:
-    """The newest root of the run with this workflow id or run id, from the ledger; None if there is none, or no ledger.
-
-    Raises:
-        InvalidInput: the ledger's URL can't be used.
-    """
-    try:
-        with existing(settings.ledger) as ledger, ledger.reading() as connection:
-            return roots.find(connection, name)
-    except Unavailable:
-        return None
-
-
-def signed(row: RootRow) -> SignedRoot:
-    """What the ledger keeps of a root, as it was signed."""
-    return SignedRoot(
-        root=Root.model_validate_json(row.root),
-        digest=row.digest,
-        key_id=row.key_id,
-        public_key=row.public_key,
-        signature=row.signature,
-    )

@@ -16,9 +16,9 @@ from policies.canonical import canonical_json
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.history import segments
 from remit.proof.capsule import CapsuleFile
-from remit.proof.keeping import GONE, begin, signed
+from remit.proof.keeping import GONE, begin
+from remit.proof.kept import capsule_at, signed
 from remit.proof.sealing import gaps, head
-from remit.proof.sink import Sink
 from tests.builders import ANA
 from tests.engine import Engine, call, final, turn
 from workflows.messages import AGENT_RUN
@@ -49,7 +49,7 @@ async def sealed(engine: Engine, count: int) -> list[RootRow]:
 
 async def capsule(engine: Engine, row: RootRow) -> CapsuleFile:
     """The file in the sink, which is exactly what the root in the ledger says."""
-    found = await Sink.of(engine.settings).get(row.place)
+    found = await capsule_at(engine.settings, row)
     assert found.root == signed(row)
     assert (found.root.root.lines, found.root.root.trace_head) == (len(found.trace), head(found.trace))
     return found
