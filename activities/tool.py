@@ -20,6 +20,7 @@ from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
+from activities.telling import tell, tell_agent
 from policies import approvals
 from policies.errors import CapReached, KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
@@ -149,7 +150,9 @@ class ToolActivities:
     async def _execute(self, call: ExecuteTool, attempt: int) -> ToolOutcome:
         with ledger_needed():  # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
             capsule = await self._runs.capsule(call.capsule)
+            tell_agent(capsule.agent)
             proposal, effect = await ledger_awaited(partial(self._reserved, capsule, call))
+            tell({"remit.effect_state": effect.state, "remit.effect_attempts": effect.attempts})
             spec, context = proposal.spec, self._context(proposal)
             if effect.state == "failed":
                 return _failed(effect, attempt)
@@ -216,8 +219,10 @@ class ToolActivities:
             if isinstance(checked, Exception):
                 raise checked
             facts, approved = checked
-            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
+            verdict = proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
+            tell({"remit.policy_ids": verdict.policy_ids, "remit.approvals": approved})
 
+        tell({"remit.risk": proposal.spec.risk, "remit.policy_version": proposal.capsule.bundle.version})
         caps = self._meter.on_write(proposal.capsule)
         return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge, caps)
 
@@ -250,6 +255,7 @@ class ToolActivities:
         """
         kept = self._capabilities.known(call.capability)
         known = self._runs.known(call.capsule)
+        tell({"gen_ai.agent.name": kept.agent})
         await self._meter.read(kept.run_id, kept.agent, call.slot, known.bundle if known else None)
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:
