@@ -106,7 +106,10 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
         releases = Releases(parts.library, parts.corpora, build_id(settings))
         runtime = client.service_client.config.runtime  # there is one when metrics are on
         meter = runtime.metric_meter if settings.metrics and runtime else None
-        seen: list[Interceptor] = [telemetry.Steps(), *([metrics.Measures(meter)] if meter else [])]
+        seen: list[Interceptor] = [telemetry.Steps()]
+        if meter:
+            metrics.begin(meter, parts.library.names(), client.namespace, settings.task_queue)
+            seen.append(metrics.Measures(meter))
         async with (
             watching(meter, client, settings.task_queue, ledger),
             _control(client, settings, ledger, directory, parts, releases, seen),

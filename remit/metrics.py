@@ -5,7 +5,7 @@ the ledger by `remit/gauges.py`. No label holds the name of a run, of a person, 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,12 +16,13 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from policies.errors import InvalidInput
 from remit.spans import code_of
-from workflows.counts import UNKNOWN
+from workflows.counts import APPROVALS, UNKNOWN
+from workflows.counts import NAMES as COUNTED
 from workflows.fleet_messages import Applied, DrillReport
-from workflows.messages import Capsule, ExecuteTool, KillState, ModelTurn, ReadTool, ToolOutcome
+from workflows.messages import AGENT_RUN, Capsule, ExecuteTool, KillState, ModelTurn, ReadTool, ToolOutcome
 from workflows.records import RunEnd
 
-__all__ = ["ACTIVITY_NAMES", "BUCKETS", "Measures", "runtime"]
+__all__ = ["ACTIVITY_NAMES", "BUCKETS", "Measures", "begin", "runtime"]
 
 STARTED, CLOSED, RUN_SECONDS = "remit_runs_started", "remit_runs_closed", "remit_run_duration_seconds"
 MODEL_SECONDS, TOKENS = "gen_ai_client_operation_duration_seconds", "gen_ai_client_token_usage"
@@ -29,7 +30,7 @@ TOOL_SECONDS = "gen_ai_execute_tool_duration_seconds"
 EPOCH_LAG, DRILLS = "remit_kill_epoch_lag_seconds", "remit_kill_drills"
 ACTIVITY_NAMES = {
     STARTED: "Runs that were admitted.",
-    CLOSED: "Runs that closed, by how they ended and whether people were asked something in them.",
+    CLOSED: "Runs that closed, by how they ended and whether they did without people (`unattended`).",
     RUN_SECONDS: "Seconds from a run's start to its end, with all waits.",
     MODEL_SECONDS: "Seconds that an attempt of a model call took, with waiting for the provider's turn.",
     TOKENS: "Tokens of a model call.",
@@ -48,6 +49,17 @@ BUCKETS: Mapping[str, tuple[float, ...]] = {
     "remit_approval_wait_seconds": _LONG,
     EPOCH_LAG: (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0),
 }
+
+
+def begin(meter: MetricMeter, agents: Iterable[str], namespace: str, task_queue: str) -> None:
+    """Show what hasn't happened yet as 0: a counter whose first value is 1 has no increase that a rule could see."""
+    known = {"namespace": namespace, "task_queue": task_queue, "workflow_type": AGENT_RUN}
+    ended = meter.create_counter(APPROVALS, COUNTED[APPROVALS])
+    for agent in agents:
+        ended.add(0, {**known, "agent": agent, "outcome": "expired"})
+    drills = meter.create_counter(DRILLS, ACTIVITY_NAMES[DRILLS])
+    for outcome in ("passed", "failed"):
+        drills.add(0, {"outcome": outcome})
 
 
 def runtime(address: str) -> Runtime:
@@ -102,9 +114,6 @@ class Measures(Interceptor):
         self._tool = meter.create_histogram_float(TOOL_SECONDS, ACTIVITY_NAMES[TOOL_SECONDS])
         self._lag = meter.create_histogram_float(EPOCH_LAG, ACTIVITY_NAMES[EPOCH_LAG])
         self._drills = meter.create_counter(DRILLS, ACTIVITY_NAMES[DRILLS])
-        for outcome in ("passed", "failed"):
-            # A counter whose first value is 1 has no increase that a rule could see.
-            self._drills.add(0, {"outcome": outcome})
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         return _Activity(next, self)
@@ -128,8 +137,8 @@ class Measures(Interceptor):
                 self._started.add(1, {"agent": capsule.agent.name})
             case True if args and isinstance(args[0], RunEnd):
                 end = args[0]
-                asked = "yes" if end.tally.asked else "no"
-                self._closed.add(1, {"agent": end.agent, "outcome": end.outcome, "asked": asked})
+                alone = "no" if end.tally.asked or end.outcome == "escalated" else "yes"
+                self._closed.add(1, {"agent": end.agent, "outcome": end.outcome, "unattended": alone})
                 self._run.record(float(end.closed_at - end.started_at), {"agent": end.agent, "outcome": end.outcome})
             case KillState(engaged=True, acknowledged_at=int(at)) if info.activity_type == "confirm_kill":
                 self._lag.record(max(0.0, time.time() - at), {"stage": "run"})

@@ -13,12 +13,12 @@ from workflows.messages import ModelTurn, ToolOutcome
 from workflows.records import INVALID
 from workflows.turn import Call
 
-__all__ = ["NAMES", "UNKNOWN", "answered", "decided", "judged", "observed", "repeated"]
+__all__ = ["APPROVALS", "NAMES", "UNKNOWN", "answered", "decided", "judged", "observed", "repeated"]
 
 UNKNOWN = "unknown"
 VERDICTS, INVALIDS, CALLS, REFUSALS = "remit_verdicts", "remit_validation_failures", "remit_tool_calls", "remit_refusals"
 REPEATED, COST, FALLBACKS = "remit_repeated_calls", "remit_model_cost_micro_usd", "remit_model_fallbacks"
-WAIT = "remit_approval_wait_seconds"
+APPROVALS, WAIT = "remit_approvals", "remit_approval_wait_seconds"
 NAMES = {
     VERDICTS: "Verdicts of the policy on proposed tool calls.",
     INVALIDS: "Tool calls that were not well formed: bad arguments, a tool that does not exist, not alone.",
@@ -27,6 +27,7 @@ NAMES = {
     REPEATED: "Tool calls with arguments that their run had tried before.",
     COST: "Cost of model calls, in micro-USD, as priced when they were made.",
     FALLBACKS: "Model calls that another provider answered than the first of the route.",
+    APPROVALS: "Approval requests that have ended, by how.",
     WAIT: "Seconds from an approval request to its end.",
 }
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -64,6 +65,7 @@ def answered(agent: str, answer: ModelTurn) -> None:
 
 def decided(agent: str, outcome: str, seconds: int) -> None:
     """Count an approval that has ended: `approved`, `edited`, `rejected`, `expired` or `cancelled`, after so many seconds."""
+    _count(APPROVALS, {"agent": agent, "outcome": outcome})
     wait = workflow.metric_meter().create_histogram_float(WAIT, NAMES[WAIT])
     wait.record(float(max(0, seconds)), {"agent": agent, "outcome": outcome})
 
