@@ -16,7 +16,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from policies.errors import InvalidInput
 from remit.spans import code_of
-from workflows.counts import APPROVALS, UNKNOWN
+from workflows.counts import APPROVALS, FALLBACKS, UNKNOWN
 from workflows.counts import NAMES as COUNTED
 from workflows.fleet_messages import Applied, DrillReport
 from workflows.messages import AGENT_RUN, Capsule, ExecuteTool, KillState, ModelTurn, ReadTool, ToolOutcome
@@ -55,7 +55,9 @@ def begin(meter: MetricMeter, agents: Iterable[str], namespace: str, task_queue:
     """Show what hasn't happened yet as 0: a counter whose first value is 1 has no increase that a rule could see."""
     known = {"namespace": namespace, "task_queue": task_queue, "workflow_type": AGENT_RUN}
     ended = meter.create_counter(APPROVALS, COUNTED[APPROVALS])
+    fallbacks = meter.create_counter(FALLBACKS, COUNTED[FALLBACKS])
     for agent in agents:
+        fallbacks.add(0, {**known, "agent": agent})
         ended.add(0, {**known, "agent": agent, "outcome": "expired"})
     drills = meter.create_counter(DRILLS, ACTIVITY_NAMES[DRILLS])
     for outcome in ("passed", "failed"):

@@ -13,7 +13,7 @@ from workflows.messages import ModelTurn, ToolOutcome
 from workflows.records import INVALID
 from workflows.turn import Call
 
-__all__ = ["APPROVALS", "NAMES", "UNKNOWN", "answered", "decided", "judged", "observed", "repeated"]
+__all__ = ["APPROVALS", "FALLBACKS", "NAMES", "UNKNOWN", "answered", "decided", "judged", "observed", "repeated"]
 
 UNKNOWN = "unknown"
 VERDICTS, INVALIDS, CALLS, REFUSALS = "remit_verdicts", "remit_validation_failures", "remit_tool_calls", "remit_refusals"
@@ -60,7 +60,7 @@ def answered(agent: str, answer: ModelTurn) -> None:
     labels = {"agent": agent, "provider": answer.provider, "model": answer.model}
     _count(COST, labels, answer.cost_micro_usd)
     if answer.fallback_from:
-        _count(FALLBACKS, labels)
+        _count(FALLBACKS, {"agent": agent})
 
 
 def decided(agent: str, outcome: str, seconds: int) -> None:

@@ -7,12 +7,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from activities.ledger.records import HAPPENED
+from activities.ledger.rows import EffectState
 from activities.ledger.switches import now_ms
 from activities.ledger.tables import control, effects, kill_switches, pauses, switch_log
 
 __all__ = ["OPEN", "Standing", "standing"]
 
-OPEN = ("reserved", "sent", "indeterminate")
+OPEN: tuple[EffectState, ...] = ("reserved", "sent", "indeterminate")
 """States of effects that somebody, or some attempt, must still settle."""
 DAY_MS = 86_400_000
 
@@ -68,7 +69,7 @@ class Standing:
 def standing(connection: Connection) -> Standing:
     """What stands in the ledger: a few queries, each over an index."""
     now = now_ms()
-    open_ = dict.fromkeys(OPEN, (0, 0.0))
+    open_: dict[str, tuple[int, float]] = dict.fromkeys(OPEN, (0, 0.0))
     for state, count, oldest in connection.execute(_OPEN):
         open_[state] = (int(count), max(0, now - int(oldest)) / 1000)
     drilled = connection.execute(_DRILLED).first()
