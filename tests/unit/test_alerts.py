@@ -17,6 +17,7 @@ from tests.prometheus import DEPLOY, binary
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
+CASES = ("alerts_test.yml", "alerts_days_test.yml")
 WANTED = {
     "RemitRefundDuplicated",
     "RemitAgentLoops",
@@ -33,7 +34,8 @@ def promtool(*arguments: str, folder: Path = DEPLOY) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(
-    "arguments", [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")]
+    "arguments",
+    [("check", "rules", "alerts.yml"), ("check", "config", "prometheus.yml"), *(("test", "rules", name) for name in CASES)],
 )
 def test_prometheus_takes_what_ships(arguments: tuple[str, ...]) -> None:
     """The rules, the configuration, and when each alert fires and when not, as Prometheus' own tool sees it."""
@@ -46,7 +48,7 @@ def test_each_alert_is_tried() -> None:
     names = {rule["alert"] for rule in RULES}
     assert names >= WANTED
     fires: dict[str, set[bool]] = {name: set() for name in names}
-    for case in yaml.safe_load((DEPLOY / "alerts_test.yml").read_text())["tests"]:
+    for case in (case for name in CASES for case in yaml.safe_load((DEPLOY / name).read_text())["tests"]):
         for tried in case["alert_rule_test"]:
             fires[tried["alertname"]].add(bool(tried["exp_alerts"]))
             # Where some agents are in trouble, the others of the case are those for which it mustn't fire.
