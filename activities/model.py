@@ -14,7 +14,7 @@ from activities.heartbeat import beating
 from activities.meter import Meter, capped
 from activities.providers.base import Completion, ModelProvider, ModelRequest, ProviderError, ToolOffer
 from activities.runs import Runs
-from activities.telling import tell, tell_agent
+from activities.telling import tell, tell_agent, tell_model
 from policies.autonomy import offered
 from policies.errors import CapReached, MissingKey, RemitError
 from policies.models import AutonomyMode
@@ -107,7 +107,7 @@ class ModelActivities:
             capsule = await self._runs.capsule(call.capsule)
             choices = capsule.route.choices(call.tier)
             tell_agent(capsule.agent)
-            tell({"gen_ai.provider.name": choices[0].provider, "gen_ai.request.model": choices[0].model})
+            tell_model(choices[0])
             request = await self._request(call, capsule, choices[0])
             started = time.monotonic()
             try:

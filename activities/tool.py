@@ -114,6 +114,7 @@ class ToolActivities:
                 if spec.effect != "read":
                     raise ToolRefusal("denied", f"`{spec.name}` writes; it can't be carried out as a read.")
                 await self._check_read(call, spec, args)
+                tell({"gen_ai.agent.name": self._capabilities.known(call.capability).agent})
                 if spec.facts:
                     spec.bind(args, await self._facts(spec, args, context), call.subject)
                 await self._count(call)
@@ -255,7 +256,6 @@ class ToolActivities:
         """
         kept = self._capabilities.known(call.capability)
         known = self._runs.known(call.capsule)
-        tell({"gen_ai.agent.name": kept.agent})
         await self._meter.read(kept.run_id, kept.agent, call.slot, known.bundle if known else None)
 
     async def _check_read(self, call: ReadFacts | ReadTool, spec: ToolSpec, args: Arguments) -> None:

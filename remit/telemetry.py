@@ -55,11 +55,14 @@ def _run_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event.update(
             workflow_id=info.workflow_id, run_id=info.workflow_run_id, attempt=info.attempt, activity=info.activity_type
         )
-    span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        event["trace_id"] = format(span.trace_id, "032x")
-        event["span_id"] = format(span.span_id, "016x")
+    event.update(_span())
     return event
+
+
+def _span() -> dict[str, str]:
+    """The ids of the current span; none when there is no span."""
+    span = trace.get_current_span().get_span_context()
+    return {"trace_id": format(span.trace_id, "032x"), "span_id": format(span.span_id, "016x")} if span.is_valid else {}
 
 
 class _Step(ActivityInboundInterceptor):
@@ -73,8 +76,9 @@ class _Step(ActivityInboundInterceptor):
                 found = {"tool": tool}
             case _:
                 found = {}
-        with structlog.contextvars.bound_contextvars(**found):
-            return await super().execute_activity(input)
+        # Never taken back: an activity is a task with a context of its own, in which Temporal says last that it has failed.
+        structlog.contextvars.bind_contextvars(**found, **_span())
+        return await super().execute_activity(input)
 
 
 class Steps(temporalio.worker.Interceptor):
