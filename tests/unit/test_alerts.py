@@ -12,8 +12,11 @@ import typer
 import yaml
 
 from remit.cli import app
+from remit.gauges import GAUGE_NAMES
+from remit.metrics import ACTIVITY_NAMES, BUCKETS
 from remit.settings import ROOT
 from tests.prometheus import DEPLOY, binary
+from workflows.counts import NAMES as COUNTED
 
 RUNBOOKS = ROOT / "docs" / "runbooks"
 RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
@@ -76,6 +79,19 @@ def test_each_alert_has_its_page() -> None:
         assert f"`{rule['alert']}`" in page.read_text(), rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
     assert {f"docs/runbooks/{p.name}" for p in RUNBOOKS.glob("*.md")} == {*pages, "docs/runbooks/kill-drill.md"}
+
+
+def test_the_documentation_lists_every_metric_and_alert() -> None:
+    """Its tables name what is exported, with its labels' names where they are ours, and each alert; and nothing else."""
+    text = (ROOT / "docs" / "observability.md").read_text()
+    rows = re.findall(r"^\| `((?:remit|gen_ai)_\w+)` \| (\w+) \|", text, re.MULTILINE)
+    kinds = {
+        **dict.fromkeys({**COUNTED, **ACTIVITY_NAMES}, "counter"),
+        **dict.fromkeys(GAUGE_NAMES, "gauge"),
+        **dict.fromkeys(BUCKETS, "histogram"),
+    }
+    assert dict(rows) == kinds
+    assert {*re.findall(r"`(Remit\w+)`", text)} == {rule["alert"] for rule in RULES}
 
 
 def commands() -> list[str]:
