@@ -11,6 +11,7 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.common import MetricMeter
+from temporalio.exceptions import ApplicationError
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
@@ -24,12 +25,14 @@ from workflows.records import RunEnd
 
 __all__ = ["ACTIVITY_NAMES", "BUCKETS", "Measures", "begin", "runtime"]
 
-STARTED, CLOSED, RUN_SECONDS = "remit_runs_started", "remit_runs_closed", "remit_run_duration_seconds"
+STARTED, REFUSED, CLOSED = "remit_runs_started", "remit_runs_refused", "remit_runs_closed"
+RUN_SECONDS = "remit_run_duration_seconds"
 MODEL_SECONDS, TOKENS = "gen_ai_client_operation_duration_seconds", "gen_ai_client_token_usage"
 TOOL_SECONDS = "gen_ai_execute_tool_duration_seconds"
 EPOCH_LAG, DRILLS = "remit_kill_epoch_lag_seconds", "remit_kill_drills"
 ACTIVITY_NAMES = {
     STARTED: "Runs that were admitted.",
+    REFUSED: "Runs that were not admitted, by the reason.",
     CLOSED: "Runs that closed, by how they ended and whether they did without people (`unattended`).",
     RUN_SECONDS: "Seconds from a run's start to its end, with all waits.",
     MODEL_SECONDS: "Seconds that an attempt of a model call took, with waiting for the provider's turn.",
@@ -109,6 +112,7 @@ class Measures(Interceptor):
 
     def __init__(self, meter: MetricMeter) -> None:
         self._started = meter.create_counter(STARTED, ACTIVITY_NAMES[STARTED])
+        self._refused = meter.create_counter(REFUSED, ACTIVITY_NAMES[REFUSED])
         self._closed = meter.create_counter(CLOSED, ACTIVITY_NAMES[CLOSED])
         self._run = meter.create_histogram_float(RUN_SECONDS, ACTIVITY_NAMES[RUN_SECONDS])
         self._model = meter.create_histogram_float(MODEL_SECONDS, ACTIVITY_NAMES[MODEL_SECONDS])
@@ -157,6 +161,8 @@ class Measures(Interceptor):
         if kind == "call_model":
             labels = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": UNKNOWN, "gen_ai_request_model": UNKNOWN}
             self._model.record(seconds, {**labels, "error_type": code_of(error)})
+        elif kind == "admit" and isinstance(error, ApplicationError) and error.non_retryable:
+            self._refused.add(1, {"reason": code_of(error)})
         elif kind == "play_drill":
             self._drills.add(1, {"outcome": "failed"})
         elif kind in ("read_tool", "execute_tool"):

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 import yaml
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 
 from activities.ledger.store import Ledger
 from activities.ledger.tables import run_records
@@ -66,6 +66,8 @@ async def _live(client: Client, home: Path, queue: str) -> tuple[str, ...]:
     agent = "billing-resolution"
     done = await remit.start(agent, {"ticket_id": "T-1001"}, script=turns)
     assert (await remit.result(done.id)).outcome == "completed"
+    with pytest.raises(WorkflowFailureError):
+        await (await remit.start("nobodys-agent", {"ticket_id": "T-1001"}, script=turns)).result()
     approved = await remit.start(agent, {"ticket_id": "T-1002"}, script=(ASKS, final()))
     waits = await remit.start(agent, {"ticket_id": "T-1002"}, script=(ASKS, final()))
     summary, approval = await _pending(remit, approved.id)
@@ -151,6 +153,7 @@ def test_every_metric_is_exported_under_its_name(watched: Watched) -> None:
         ('remit_runs_closed_total{outcome="completed",unattended="yes"}', 1),
         ('remit_runs_closed_total{outcome="completed",unattended="no"}', 1),
         ('remit_runs_closed_total{outcome="killed"}', 1),
+        ("remit_runs_refused_total", 1),
         ('remit_tool_calls_total{tool="search_kb",effect="read",status="done"}', 2),
         ('remit_tool_calls_total{tool="request_refund",effect="write",status="done"}', 2),
         ('remit_tool_calls_total{tool="get_ticket",status="refused"}', 1),
@@ -192,7 +195,7 @@ def test_labels_name_nobody(watched: Watched) -> None:
     labels = watched.prometheus.labels()
     said = json.dumps(sorted(labels))
     assert "request_refund" in labels
-    for secret in (HOSTILE, "made_up", "cus_10", "in_100", "T-100", "example.com", "ana", *watched.runs):
+    for secret in (HOSTILE, "made_up", "cus_10", "in_100", "T-100", "example.com", "nobodys", "ana", *watched.runs):
         assert not any(secret in label for label in labels if label not in AGENTS), (secret, said)
 
 
