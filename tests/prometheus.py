@@ -26,7 +26,7 @@ __all__ = ["DEPLOY", "Prometheus", "binary"]
 
 DEPLOY = ROOT / "deploy" / "observability"
 UNPACKED = Path(sys.prefix) / "prometheus"
-START_SECONDS = 30
+START_SECONDS = 60
 MISSING = "Prometheus isn't here, and this machine has no Debian package of it: put `prometheus` and `promtool` on the PATH."
 
 
