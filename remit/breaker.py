@@ -125,4 +125,4 @@ def put_back(
 
 def _number(value: float) -> str:
     """As people read it: with few digits when it is small, and whole when it is large."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
