@@ -17,7 +17,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 
 from policies.errors import InvalidInput
 from remit.spans import code_of
-from workflows.counts import APPROVALS, FALLBACKS, UNKNOWN
+from workflows.counts import APPROVALS, FALLBACKS, UNKNOWN, code
 from workflows.counts import NAMES as COUNTED
 from workflows.fleet_messages import Applied, DrillReport
 from workflows.messages import AGENT_RUN, Capsule, ExecuteTool, KillState, ModelTurn, ReadTool, ToolOutcome
@@ -138,7 +138,9 @@ class Measures(Interceptor):
                 self._tokens.record(float(turn.usage.input_tokens), {**labels, "gen_ai_token_type": "input"})
                 self._tokens.record(float(turn.usage.output_tokens), {**labels, "gen_ai_token_type": "output"})
             case ToolOutcome() as outcome:
-                self._tool.record(seconds, {**_tool(args), "error_type": outcome.reason if outcome.status != "done" else ""})
+                self._tool.record(
+                    seconds, {**_tool(args), "error_type": "" if outcome.status == "done" else code(outcome.reason)}
+                )
             case Capsule() as capsule:
                 self._started.add(1, {"agent": capsule.agent.name})
             case True if args and isinstance(args[0], RunEnd):

@@ -13,7 +13,7 @@ from workflows.messages import ModelTurn, ToolOutcome
 from workflows.records import INVALID
 from workflows.turn import Call
 
-__all__ = ["APPROVALS", "FALLBACKS", "NAMES", "UNKNOWN", "answered", "decided", "judged", "observed", "repeated"]
+__all__ = ["APPROVALS", "FALLBACKS", "NAMES", "UNKNOWN", "answered", "code", "decided", "judged", "observed", "repeated"]
 
 UNKNOWN = "unknown"
 VERDICTS, INVALIDS, CALLS, REFUSALS = "remit_verdicts", "remit_validation_failures", "remit_tool_calls", "remit_refusals"
@@ -46,8 +46,7 @@ def observed(agent: str, call: Call, outcome: ToolOutcome) -> None:
     effect = call.bound.spec.effect if call.bound else UNKNOWN
     _count(CALLS, {"agent": agent, "tool": _tool(call), "effect": effect, "status": outcome.status})
     if outcome.status == "refused":
-        reason = outcome.reason if _CODE.fullmatch(outcome.reason) else "other"
-        _count(REFUSALS, {"agent": agent, "reason": reason})
+        _count(REFUSALS, {"agent": agent, "reason": code(outcome.reason)})
 
 
 def repeated(agent: str) -> None:
@@ -68,6 +67,11 @@ def decided(agent: str, outcome: str, seconds: int) -> None:
     _count(APPROVALS, {"agent": agent, "outcome": outcome})
     wait = workflow.metric_meter().create_histogram_float(WAIT, NAMES[WAIT])
     wait.record(float(max(0, seconds)), {"agent": agent, "outcome": outcome})
+
+
+def code(reason: str) -> str:
+    """The reason as a label: a stable code, or `other`."""
+    return reason if _CODE.fullmatch(reason) else "other"
 
 
 def _count(name: str, labels: MetricAttributes, by: int = 1) -> None:
