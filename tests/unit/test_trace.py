@@ -9,6 +9,7 @@ from policies.errors import InvalidInput
 from remit.connection import CONVERTER
 from remit.proof.build import build
 from remit.proof.lines import LINE, KillLine, ModelLine, RefusedLine, ToolLine, Trace
+from tests.tracepicture import EXAMPLE, PICTURE, draw, example
 
 HISTORIES = Path(__file__).parents[1] / "replay" / "histories" / "0.1.0"
 RUNS = sorted(p.stem for p in HISTORIES.glob("*.json") if not p.stem.startswith(("fleet_control", "kill_drill")))
@@ -126,3 +127,10 @@ async def test_the_kinds_of_calls() -> None:
     looped = await trace("loop_stopped")
     assert looped.outcome
     assert looped.outcome.stopped_by == "tool_calls"
+
+
+def test_the_picture_is_of_the_example() -> None:
+    """Both are of today's form: `python -m tests.tracepicture` draws it anew, and `remit trace` prints such a trace."""
+    lines = example()
+    assert Trace(lines=tuple(lines)).jsonl() == EXAMPLE.read_text(encoding="utf-8")
+    assert draw(lines) == PICTURE.read_text(encoding="utf-8")
