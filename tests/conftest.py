@@ -23,6 +23,19 @@ os.environ["REMIT_DEPLOYMENT"] = "none"  # as in `Engine`, for the workers that 
 _status = 0
 
 
+@pytest.hookimpl(trylast=True)  # pytest sets its own hook before
+def pytest_configure() -> None:
+    """A machine that is busy for 2 s makes the SDK interrupt a workflow's thread, and try again; the interruption may hit a
+    callback that can't raise, such as a weak reference's. That isn't a failure of ours."""
+    found = sys.unraisablehook
+
+    def unless_interrupted(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type.__name__ != "_InterruptDeadlockError":
+            found(unraisable)
+
+    sys.unraisablehook = unless_interrupted
+
+
 def pytest_sessionfinish(exitstatus: int) -> None:
     global _status
     _status = int(exitstatus)
