@@ -18,6 +18,7 @@ from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.breaker import breaker
 from remit.caps import caps
+from remit.capsules import verify
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect, storage_of
 from remit.deploy import deploy
@@ -55,7 +56,7 @@ app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(schedule, name="schedule")
-for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome):
+for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, verify):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

@@ -38,6 +38,9 @@ def actions(case: Case) -> int:
         if not line.idempotency_key:
             held(line.outcome.status != "done", f"{named(line).capitalize()} was done without an idempotency key.")
             continue
+        if case.run.whole:
+            done = (line.outcome.status == "done") == (_last(case, line) == "done")
+            held(done, f"{named(line).capitalize()} says `{line.outcome.status}`, which isn't what the history has of it.")
         held(keys[line.idempotency_key] == 1, f"The idempotency key of {named(line)} is another call's, too.")
         if case.redacted(line):
             case.excuse(f"key and digest of {named(line)} can't be derived, for something in it was redacted")
@@ -48,6 +51,15 @@ def actions(case: Case) -> int:
     return len(keys)
 
 
+def _last(case: Case, line: ToolLine) -> str:
+    """What the write's last execution came to; empty if it never ended."""
+    found = ""
+    for _, done in case.done:
+        if done.name in ("execute_tool", "give_up") and fields(done.given).get("idempotency_key") == line.idempotency_key:
+            found = str(fields(done.result).get("status"))
+    return found
+
+
 # ---- capabilities -------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +67,6 @@ def capabilities(case: Case) -> int:
     """What was done was permitted, by a capability for it alone and in time; tokens in the file were signed by a worker."""
     claims = {c.id: c for c in case.file.contents.capabilities}
     held(len(claims) == len(case.file.contents.capabilities), "Two capabilities have one id.")
-    held(set(claims) == set(case.file.tokens), "The tokens aren't those of the capabilities.")
     try:
         ring = Keyring({}, {int(name): bytes.fromhex(key) for name, key in case.file.contents.root_keys.items()})
     except ValueError:
@@ -110,7 +121,6 @@ def _token(case: Case, claims: CapabilityClaims, token: str | None, ring: Keyrin
     if token is None:
         return
     where = f"The token of the capability `{claims.id}`"
-    held(sha256(token.encode()) == claims.token_sha256, f"{where} isn't the one whose digest was sealed.")
     by_worker = claims.kind != "delegation" and claims.key_id.isdigit()
     if case.pins_redacted or not by_worker or int(claims.key_id) not in ring.public:
         return  # a person signed it; or a root key that was retired before the seal

@@ -81,6 +81,18 @@ class Case:
         """Whether something was redacted in what the run was pinned to: its digests can't be derived any more."""
         return self.pinned.digest != self.run.capsule and bool(self.file.contents.redaction.events)
 
+    @cached_property
+    def steering_redacted(self) -> bool:
+        """Whether something was redacted that the workflow's code goes by, so that a replay may go another way.
+
+        What tools told the model doesn't steer it, nor what the run was started with and what it returned.
+        """
+        told = {(n, done.ended) for n, done in self.done if done.name in ("read_tool", "execute_tool", "give_up")}
+        ends = {
+            (n, event.event_id) for n, history in enumerate(self.histories) for event in (history.events[0], history.events[-1])
+        }
+        return not {*self.file.contents.redaction.events} <= told | ends
+
     def redacted(self, line: TraceLine) -> bool:
         return self.pins_redacted or line.seq in self.file.contents.redaction.lines
 

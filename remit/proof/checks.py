@@ -114,7 +114,7 @@ def verdicts(case: Case) -> int:
             allowed = autonomy.under(line.mode, last, "write", people).decision == "allow"
             if not allowed and case.redacted(line):
                 continue  # said above
-            held(allowed, f"The policy doesn't permit {named(line)}, which was done, with the approvals of {people} people.")
+            held(allowed, f"The policy doesn't permit {named(line)}, which was done, with the approvals of {_people(people)}.")
             checked += 1
     return checked
 
@@ -142,6 +142,10 @@ def _policy(case: Case) -> CompiledPolicy:
 def _said(verdict: Verdict) -> str:
     people = f" of {verdict.approvals_required}" if verdict.approvals_required else ""
     return f"`{verdict.decision}`{people} ({', '.join(verdict.policy_ids) or verdict.reason or 'no policy'})"
+
+
+def _people(count: int) -> str:
+    return "one person" if count == 1 else f"{count} people"
 
 
 def facts(case: Case) -> int:
@@ -243,7 +247,7 @@ def _bound(case: Case, line: ToolLine, approval: Approval, edited_by: tuple[str,
     held(request.roles == roles, f"The {where} was put before others than the limits say.")
     verdicts = [j.verdict for j in case.judgements(line) if j.verdict and j.arguments == request.arguments]
     asked = [v for v in verdicts if (v.approvals_required, v.policy_ids) == (request.required, request.policy_ids)]
-    held(asked, f"The {where} asks for {request.required} people, which no verdict on this action does.")
+    held(asked, f"The {where} asks for {_people(request.required)}, which no verdict on this action does.")
 
 
 def _signed(case: Case, approval: Approval, where: str) -> int:
@@ -287,7 +291,9 @@ def _enough(case: Case, line: ToolLine) -> None:
     verdict = line.verdict
     required = verdict.approvals_required if verdict and verdict.decision == "require_approval" else 0
     people = len({*consumed[0].approvers}) if consumed else 0
-    held(people >= required, f"{named(line).capitalize()} was done with the approval of {people} people; it needs {required}.")
+    held(
+        people >= required, f"{named(line).capitalize()} was done with the approval of {_people(people)}; it needs {required}."
+    )
     if consumed:
         same = consumed[0].request.action_digest == line.action_digest and consumed[0] == line.approvals[-1]
         held(same, f"{named(line).capitalize()} isn't the action that was approved.")

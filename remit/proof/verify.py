@@ -7,6 +7,7 @@ from typing import cast
 from pydantic import ValidationError
 
 from policies.bundle import explain
+from policies.canonical import sha256
 from policies.errors import InvalidInput
 from policies.models import Frozen
 from remit.connection import CONVERTER
@@ -20,7 +21,20 @@ from remit.proof.sealing import SignedRoot, check, gaps, head, plain
 from tools import registry
 from tools.catalog import Catalog
 
-__all__ = ["HELD", "NOT_A_CAPSULE", "NOT_HELD", "PARTLY", "Checked", "Report", "roots_of", "verify", "verify_roots"]
+__all__ = [
+    "HELD",
+    "NOT_A_CAPSULE",
+    "NOT_HELD",
+    "PARTLY",
+    "Checked",
+    "Report",
+    "Walk",
+    "by_lines",
+    "opened",
+    "roots_of",
+    "verify",
+    "verify_roots",
+]
 
 HELD, NOT_HELD, NOT_A_CAPSULE, PARTLY = 0, 1, 2, 3
 """Exit codes. `PARTLY`: all that can be derived again holds, but something in it was redacted, or has changed since."""
@@ -62,7 +76,7 @@ class Report(Frozen):
         return NOT_HELD if self.failed else PARTLY if self.exceptions else HELD
 
 
-class _Walk:
+class Walk:
     """The checks, one after the other, up to the first that doesn't hold."""
 
     def __init__(self) -> None:
@@ -87,7 +101,7 @@ async def verify(
     Raises:
         NotACapsule: it is something else.
     """
-    walk, case = _Walk(), None
+    walk, case = Walk(), None
     try:
         capsule = read(data)
     except NotACapsule:
@@ -108,7 +122,7 @@ async def verify(
         _seal(walk, capsule, key)
         if roots is not None:
             _place(walk, capsule, roots)
-        case = _opened(walk, capsule)
+        case = opened(walk, capsule)
         if case:
             await _derived(walk, case, catalog, code)
     except DoesNotHold as e:
@@ -122,7 +136,7 @@ async def verify(
     )
 
 
-def _seal(walk: _Walk, capsule: CapsuleFile, key: str) -> None:
+def _seal(walk: Walk, capsule: CapsuleFile, key: str) -> None:
     root = capsule.root.root
     walk.did("format", 1)
     digests = digests_of(capsule.contents)
@@ -132,12 +146,17 @@ def _seal(walk: _Walk, capsule: CapsuleFile, key: str) -> None:
     held(len(capsule.trace) == root.lines, f"The trace has {len(capsule.trace)} lines; {root.lines} were sealed.")
     held(head(capsule.trace) == root.trace_head, "The trace's lines aren't those that were sealed.")
     walk.did("lines", root.lines, "hash chain")
+    claims = {c.id: c.token_sha256 for c in capsule.contents.capabilities}
+    held(claims.keys() == capsule.tokens.keys(), "The tokens aren't those of the capabilities.")
+    for name, token in capsule.tokens.items():
+        same = token is None or sha256(token.encode()) == claims[name]
+        held(same, f"The token of the capability `{name}` isn't the one whose digest was sealed.")
     wrong = check(capsule.root, {key} if key else None)
     held(not wrong, wrong)
     walk.did("root", 1, "Ed25519")
 
 
-def _place(walk: _Walk, capsule: CapsuleFile, roots: Sequence[SignedRoot]) -> None:
+def _place(walk: Walk, capsule: CapsuleFile, roots: Sequence[SignedRoot]) -> None:
     wrong = gaps(roots)
     held(not wrong, wrong)
     seq = capsule.root.root.seq
@@ -146,7 +165,7 @@ def _place(walk: _Walk, capsule: CapsuleFile, roots: Sequence[SignedRoot]) -> No
     walk.did("roots", len(roots), "no gaps")
 
 
-def _opened(walk: _Walk, capsule: CapsuleFile) -> Case | None:
+def opened(walk: Walk, capsule: CapsuleFile) -> Case | None:
     """The capsule as it is derived from; None when there is no trace to derive."""
     root = capsule.root.root
     try:
@@ -161,20 +180,31 @@ def _opened(walk: _Walk, capsule: CapsuleFile) -> Case | None:
     if root.reason:
         walk.did("trace", 0, f"sealed without one: {root.reason}")
         return None
-    if pinned is None:
-        walk.did("trace", len(lines), "the run wasn't admitted")
-        return None
     first = lines[0] if lines else None
     held(isinstance(first, RunLine), "The trace doesn't begin with the run.")
     held([line.seq for line in lines] == list(range(len(lines))), "The trace's lines aren't numbered from 0 on.")
+    held(histories, "There is no history, and nothing says why.")
     assert isinstance(first, RunLine)
+    if pinned is None:
+        held(not first.capsule, "The trace is of a run that was admitted, and the history isn't.")
+        walk.did("trace", len(lines), "the run wasn't admitted")
+        return None
     return Case(capsule, histories, pinned, pinned.directory.joined(people), first, lines)
 
 
-async def _derived(walk: _Walk, case: Case, catalog: Catalog, code: str) -> None:
+async def _derived(walk: Walk, case: Case, catalog: Catalog, code: str) -> None:
     walk.did("pins", checks.pins(case), "run, prompt, policy, tools, release")
     walk.did("lines derived", *await _replayed(case, catalog, code))
     walk.did("prompts", *await accounts.prompts(case))
+    by_lines(walk, case, catalog)
+
+
+def by_lines(walk: Walk, case: Case, catalog: Catalog) -> None:
+    """What the trace's own lines must be, whether the history can be replayed or not.
+
+    Raises:
+        DoesNotHold: at the first that isn't.
+    """
     note = checks.schema(case, catalog)
     walk.did("verdicts", checks.verdicts(case), f"by the pinned policy, {note}")
     walk.did("facts", checks.facts(case), "as the history has them")
@@ -193,7 +223,7 @@ async def _replayed(case: Case, catalog: Catalog, code: str) -> tuple[int, str]:
     try:
         found = [plain(line) for line in (await build(case.histories, CONVERTER)).dicts()]
     except InvalidInput as e:
-        redacted = bool(case.file.contents.redaction.events)
+        redacted = case.steering_redacted
         release = case.file.contents.release
         held(redacted or release is None or release.code != code, f"The history doesn't lead to the trace: {e.message}")
         why = "something in it was redacted" if redacted else "it was made by other code"
