@@ -43,6 +43,7 @@ from tools.connectors import sandbox
 
 KEY = new_key()
 CATALOG = assemble(Standalone()).catalog
+CODE = build_id(Standalone())
 LATER = 2**40
 """When every capability has expired."""
 
@@ -166,7 +167,7 @@ def content_of(capsule: CapsuleFile) -> dict[str, Any]:
 async def checked(capsule: CapsuleFile | bytes, **given: Any) -> Report:
     """What `remit verify` finds."""
     data = capsule if isinstance(capsule, bytes) else written(capsule, plain_json=True)
-    return await verify(data, CATALOG, code=build_id(Standalone()), **given)
+    return await verify(data, CATALOG, code=CODE, **given)
 
 
 def flips(value: Any, path: str = "") -> Iterator[str]:
