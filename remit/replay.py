@@ -15,7 +15,7 @@ from remit.proof.reading import history_of
 from remit.settings import Settings
 from workflows.messages import AGENT_RUN
 
-__all__ = ["replay"]
+__all__ = ["read_files", "replay"]
 
 GZIP = b"\x1f\x8b"
 
@@ -29,7 +29,7 @@ def replay(settings: Settings, run: str | None, query: str | None, limit: int, *
     """
     if (run is None) == (query is None):
         raise InvalidInput("Say what is replayed: a run, a file, or `--query QUERY`.")
-    files = _read(Path(run)) if run is not None and (run.endswith((".json", ".gz")) or Path(run).is_file()) else []
+    files = read_files(Path(run)) if run is not None and (run.endswith((".json", ".gz")) or Path(run).is_file()) else []
     verdicts = asyncio.run(_judged(settings, files, run, query, limit))
     differ = [v for v in verdicts if not v.ok]
     if as_json:
@@ -44,7 +44,7 @@ def replay(settings: Settings, run: str | None, query: str | None, limit: int, *
     return 1 if differ else 0
 
 
-def _read(path: Path) -> list[WorkflowHistory]:
+def read_files(path: Path) -> list[WorkflowHistory]:
     """What is in a file: one history, or those of a capsule.
 
     Raises:

@@ -28,12 +28,12 @@ from remit.proof.capsule import (
     decoded,
     digests_of,
     pack,
-    redactor_of,
     seal,
     with_tokens,
     written,
 )
 from remit.proof.reading import capsule_of
+from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, head, new_key
 from remit.proof.verify import Report, verify
 from remit.settings import ROOT, Standalone
@@ -82,7 +82,7 @@ class Run:
             capabilities=self.capabilities,
             release=self.release,
             root_keys=self.root_keys,
-            redactor=redactor_of(KEY, None),
+            redactor=Redactor(KEY),
         )
         made = seal(packed, _root(packed, trace.run.run_id, self.workflow_id), KEY)
         return with_tokens(made, {c.id: c.token for c in self.capabilities}, LATER)
