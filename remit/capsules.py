@@ -29,7 +29,7 @@ def capsule(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the capsule of a sealed run into one file: history, prompts, tools, policy, prices, documents, signed and redacted."""
+    """Write all that a sealed run was into one file, redacted and signed, which `remit verify` can check anywhere."""
     from activities.ledger.store import existing
     from remit.proof.capsule import refusal, scan, with_tokens, written
     from remit.proof.keeping import redaction_rules
