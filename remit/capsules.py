@@ -17,7 +17,7 @@ from remit.settings import Settings, Standalone, load
 
 __all__ = ["capsule", "verify"]
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
 
