@@ -31,6 +31,7 @@ from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
 from remit.whatif.backtest import backtest
+from remit.whatif.feedback import feedback
 from remit.whatif.fork import fork
 from workflows.messages import Decided, RunSummary
 from workflows.state import OPEN
@@ -57,6 +58,7 @@ app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(schedule, name="schedule")
+app.add_typer(feedback, name="feedback")
 for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, backtest, fork):
     app.command()(command)
 
