@@ -24,6 +24,7 @@ from activities.caps import LiveCaps
 from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.gates import Gate
+from activities.keeping import KeeperActivities
 from activities.ledger.store import Ledger
 from activities.meter import Meter
 from activities.model import ModelActivities
@@ -42,15 +43,18 @@ from remit.directory import LiveDirectory
 from remit.fleet import Fleet, audience
 from remit.keyring import RootKeys
 from remit.oidc import service_token
+from remit.proof.keeping import Preparer, begin
 from remit.providers import providers as _providers
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
+from remit.trace_keys import TraceKeys
 from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.fleet_control import FleetControl
 from workflows.fleet_messages import control_queue
 from workflows.kill_drill import KillDrill
 from workflows.messages import SEARCH_ATTRIBUTES
+from workflows.trace_keeper import TraceKeeper
 
 __all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 
@@ -97,10 +101,12 @@ def _control(
     drills = DrillActivities(Fleet(client, settings.task_queue).drill)
     breaker = BreakerActivities(ledger, parts.library, directory, audience(client, settings), settings.breaker_seconds)
     rollouts = RolloutActivities(ledger, releases, directory, audience(client, settings))
+    preparer = Preparer(client, ledger, parts.catalog, settings)
+    keeper = KeeperActivities(ledger, client, settings.task_queue, preparer, settings.seal_seconds)
     return Worker(
         client,
         task_queue=control_queue(settings.task_queue),
-        workflows=[FleetControl, KillDrill],
+        workflows=[FleetControl, KillDrill, TraceKeeper],
         activities=[
             fleet.apply_switches,
             fleet.tell_runs,
@@ -109,6 +115,7 @@ def _control(
             breaker.apply_trips,
             rollouts.apply_rollouts,
             drills.play_drill,
+            keeper.seal_runs,
         ],
         workflow_runner=runner(),
         deployment_config=worker_version(settings, pinned=False),
@@ -221,6 +228,9 @@ async def serve(settings: Settings) -> None:
     RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     await ensure_search_attributes(client)
     await Fleet(client, settings.task_queue).begin()
+    if settings.seal_seconds:
+        TraceKeys(settings.trace_keys_path, env=settings.env).signing()
+        await begin(client, settings.task_queue)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

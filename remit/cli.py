@@ -30,6 +30,7 @@ from remit.schedule import schedule
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
+from remit.trace import roots, sealed_as, trace, trace_keys
 from remit.whatif.backtest import backtest
 from remit.whatif.feedback import feedback
 from remit.whatif.fork import fork
@@ -52,6 +53,7 @@ app.add_typer(breaker, name="breaker")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
 app.add_typer(codec_keys, name="codec-keys")
+app.add_typer(trace_keys, name="trace-keys")
 app.command()(delegate)
 app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
@@ -59,7 +61,7 @@ app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(schedule, name="schedule")
 app.add_typer(feedback, name="feedback")
-for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, backtest, fork):
+for command in (*stops.COMMANDS, trace, roots, caps, login, whoami, logout, deploy, outcome, backtest, fork):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
@@ -249,7 +251,7 @@ def _quoted(value: str) -> str:
 def show(
     run_id: Run, transcript: Annotated[bool, typer.Option(help="Every message too.")] = False, as_json: AsJson = False
 ) -> None:
-    """Show one run: what it did, what was refused and why, who approved."""
+    """Show one run: what it did, what was refused and why, who approved, and its number once it is sealed."""
 
     async def work() -> tuple[RunSummary, list[str]]:
         remit = await _remit(load())
@@ -268,6 +270,8 @@ def show(
         out.print(part)
     if summary.status in OPEN and (policies := today()) and (changed := policies.changed(summary)):
         out.print(changed, markup=False)
+    if summary.status not in OPEN and (sealed := sealed_as(load(), summary.run_id)):
+        out.print(sealed, markup=False)
     for message in messages:
         out.print(message, markup=False)
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,17 +172,24 @@ async def _replay(
     await _readable(history, converter)
     if not any(e.event_type == _DECIDED for e in history.events):
         return None  # no code has decided anything yet; the replayer would wait for it for ever
-    for name in ("temporalio.worker", "temporalio.workflow"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a run that differs is a finding, not a log line
+    if not logging.getLogger().handlers:  # a command: a run that differs is a finding, not a log line
+        for name in ("temporalio.worker", "temporalio.workflow"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     replayer = Replayer(
         workflows=[AgentRun],
         workflow_runner=workflow_runner,
         data_converter=converter,
         interceptors=[watch, *watchers],
         build_id="replay",
-        runtime=Runtime(telemetry=TelemetryConfig(logging=None)),
+        runtime=_runtime(),
     )
     return (await replayer.replay_workflow(history, raise_on_replay_failure=False)).replay_failure
+
+
+@cache
+def _runtime() -> Runtime:
+    """One for all replays: each has threads of its own."""
+    return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
 async def _readable(history: WorkflowHistory, converter: DataConverter) -> None:

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        traces: where the sealed traces of closed runs go: a folder, or `s3://bucket/prefix`; by default `traces` in `home`.
+        trace_keys: the file with the keys that sign them; by default `trace-keys.json` in `home`.
+        seal_seconds: how often to look for runs that closed, to seal their traces; 0 or `off`: none are sealed.
         deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
         build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
@@ -71,6 +74,9 @@ class Settings(BaseSettings):
     business: Path | None = None
     storage: str = ""
     root_keys: Path | None = None
+    traces: str = ""
+    trace_keys: Path | None = None
+    seal_seconds: float = Field(default=2.0, ge=0, le=60)
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
     codec: bool = False
@@ -126,6 +132,11 @@ class Settings(BaseSettings):
     def _no_app(cls, value: object) -> object:
         return value or None  # an empty variable is none, not the current folder
 
+    @field_validator("seal_seconds", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return 0 if value == "off" else value
+
     @property
     def oidc(self) -> Expected | None:
         """What ID tokens of this tenant must say; None without an issuer.
@@ -175,6 +186,14 @@ class Settings(BaseSettings):
     @property
     def root_keys_path(self) -> Path:
         return self.root_keys or self.home / "root-keys.json"
+
+    @property
+    def traces_place(self) -> str:
+        return self.traces or str((self.home / "traces").absolute())
+
+    @property
+    def trace_keys_path(self) -> Path:
+        return self.trace_keys or self.home / "trace-keys.json"
 
     @property
     def codec_keys_path(self) -> Path:

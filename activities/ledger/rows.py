@@ -27,10 +27,12 @@ __all__ = [
     "PersonSaid",
     "ProposalRecord",
     "RolloutLine",
+    "RootRow",
     "RunRecord",
     "SeenRelease",
     "Standing",
     "Switch",
+    "ToSeal",
     "TripRecord",
 ]
 
@@ -414,3 +416,54 @@ class DecisionRow(Frozen):
     facts: str
     people: str = "[]"
     outcome: str = ""
+
+
+class ToSeal(Frozen):
+    """A run that has no root yet. Times in Unix milliseconds.
+
+    Attributes:
+        namespace: empty for one from before there was this queue.
+        due_at: when it is its turn; later for one that had to be put off.
+        tries: how often sealing it was begun.
+        why: what stood in the way the last time.
+    """
+
+    run_id: str
+    namespace: str
+    workflow_id: str
+    agent: str
+    queued_at: int
+    due_at: int
+    tries: int = 0
+    why: str = ""
+
+
+class RootRow(Frozen):
+    """The signed root of a run, and where its capsule is.
+
+    Attributes:
+        seq: its place in its namespace, from 1 on, without gaps.
+        root: what is signed, as JSON.
+        place: of the file in the sink.
+        lines: of the trace.
+        events: of the run's histories.
+        reason: why there is no trace, when there is none.
+        sealed_at: Unix milliseconds.
+    """
+
+    namespace: str
+    seq: int
+    run_id: str
+    workflow_id: str
+    agent: str
+    root: str
+    digest: str
+    previous: str
+    signature: str
+    key_id: str
+    public_key: str
+    place: str
+    lines: int
+    events: int
+    reason: str = ""
+    sealed_at: int

@@ -21,6 +21,8 @@ __all__ = [
     "run_records",
     "standings",
     "switch_log",
+    "to_seal",
+    "trace_roots",
     "trips",
     "usage_minutes",
 ]
@@ -354,4 +356,44 @@ decisions = Table(
     Index("decisions_by_time", "at"),
     Index("decisions_by_agent", "agent", "at"),
     Index("decisions_by_run", "run_id"),
+)
+
+# One row a closed run, in the order in which they were sealed: the chain of its namespace. Rows are only added. `root` is a
+# `remit.proof.sealing.Root` as JSON, `place` where its capsule is in the sink.
+trace_roots = Table(
+    "trace_roots",
+    metadata,
+    Column("namespace", String(200), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_id", String(64), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("root", Text, nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("previous", String(80), nullable=False),
+    Column("signature", String(100), nullable=False),
+    Column("key_id", String(80), nullable=False),
+    Column("public_key", String(64), nullable=False),
+    Column("place", Text, nullable=False),
+    Column("lines", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("sealed_at", BigInteger, nullable=False),
+    Index("trace_roots_by_run", "run_id", unique=True),
+    Index("trace_roots_by_workflow", "workflow_id"),
+)
+
+# Runs that have no root yet. `why` says what stood in the way of the last try.
+to_seal = Table(
+    "to_seal",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("namespace", String(200), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("queued_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("why", Text, nullable=False),
+    Index("to_seal_by_time", "namespace", "due_at"),
 )
