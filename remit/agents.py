@@ -1,4 +1,4 @@
-"""`remit agents`: who they are, who answers for them, what they may use, and how often people accept what they propose."""
+"""`remit agents`: who they are, who answers for them, what they may use, and what people make of their proposals."""
 
 import time
 
@@ -6,6 +6,7 @@ from rich.markup import escape
 
 from policies.autonomy import Accepted
 from policies.errors import RemitError
+from policies.reviews import WHY
 from remit import render
 from remit.settings import Settings
 
@@ -31,15 +32,20 @@ COLUMNS = (
 def print_agents(settings: Settings, *, as_json: bool) -> None:
     """The agents, and what people made of their proposals."""
     from remit.apps import assemble
+    from remit.reviewing import board
 
-    library = assemble(settings).library
+    parts = assemble(settings)
+    library = parts.library
     found = [library.agent(name) for name in library.names()]
+    tools = board(settings, parts, lenient=True)
+    held = {a.name: [(r.tool, WHY[r.state]) for r in tools.held_back(a.name, a.mode)] for a in found}
     counts, why = _accepted(settings)
     if as_json:
         render.print_json(
             [
                 a.identity.model_dump(mode="json")
                 | {"tools": list(a.tools), "policy": a.policy}
+                | {"not_offered": [{"tool": tool, "why": why} for tool, why in held[a.name]]}
                 | {"proposals": None if counts is None else _as_json(counts.get(a.name, Accepted()))}
                 for a in found
             ]
@@ -55,6 +61,9 @@ def print_agents(settings: Settings, *, as_json: bool) -> None:
     )
     out = render.console()
     out.print(render.table("", COLUMNS, rows))
+    for a in found:
+        for tool, why in held[a.name]:
+            out.print(f"{a.name} isn't offered {tool}: {why}; `remit tools review` says more.", markup=False)
     if why:
         out.print(f"What people made of proposals isn't known here: {why}", markup=False)
     elif counts:

@@ -23,6 +23,7 @@ from remit.connection import connect, storage_of
 from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
+from remit.options import AppDir
 from remit.people import people
 from remit.privacy import codec_keys, codec_server
 from remit.rollouts import outcome, rollout
@@ -30,6 +31,7 @@ from remit.schedule import schedule
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
+from remit.tools import tools
 from remit.trace import roots, sealed_as, trace, trace_keys
 from remit.whatif.backtest import backtest
 from remit.whatif.feedback import feedback
@@ -59,6 +61,7 @@ app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
+app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
 app.add_typer(feedback, name="feedback")
 for command in (*stops.COMMANDS, trace, roots, caps, login, whoami, logout, deploy, outcome, backtest, fork):
@@ -82,23 +85,6 @@ Changes = Annotated[
     ),
 ]
 ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
-
-
-def _use_app(folder: Path | None) -> None:
-    if folder is not None:
-        os.environ["REMIT_APP"] = str(folder.absolute())  # where `load` and the worker of `remit dev` find it
-
-
-AppDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--app",
-        callback=_use_app,
-        help="A folder that adds agents, tools and bundles; `REMIT_APP` does the same.",
-        metavar="DIR",
-        show_default=False,
-    ),
-]
 
 
 def _do(work: Coroutine[Any, Any, T]) -> T:
@@ -403,41 +389,6 @@ def agents(as_json: AsJson = False, app_dir: AppDir = None) -> None:
     """List the agents: who they are, who answers for them, what they may use, and what people made of their proposals."""
     del app_dir
     print_agents(load(), as_json=as_json)
-
-
-@app.command()
-def tools(as_json: AsJson = False, app_dir: AppDir = None) -> None:
-    """List the tools: what they touch, how risky they are, how a write is kept from happening twice."""
-    from remit.apps import assemble
-
-    del app_dir
-    specs = list(assemble(load()).catalog.specs.values())
-    if as_json:
-        render.print_json(
-            [
-                {
-                    "name": s.name,
-                    "version": s.version,
-                    "effect": s.effect,
-                    "risk": s.risk,
-                    "scope": s.scope,
-                    "resource": s.resource_type,
-                    "idempotency": s.idempotency,
-                    "description": s.description,
-                    "arguments": s.schema,
-                    "digest": s.digest,
-                }
-                for s in specs
-            ]
-        )
-        return
-    render.console().print(
-        render.table(
-            "",
-            ("Tool", "Effect", "Risk", "Scope", "Acts on", "Idempotency"),
-            ((s.id, s.effect, s.risk, s.scope, s.resource_type, s.idempotency or "") for s in specs),
-        )
-    )
 
 
 @policy.command("check")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from policies.errors import InvalidInput
@@ -29,6 +29,7 @@ class Settings(BaseSettings):
         traces: where the sealed traces of closed runs go: a folder, or `s3://bucket/prefix`; by default `traces` in `home`.
         trace_keys: the file with the keys that sign them; by default `trace-keys.json` in `home`.
         seal_seconds: how often to look for runs that closed, to seal their traces; 0 or `off`: none are sealed.
+        review_roles: who may review tools, names with commas between them; by default everybody who has a role.
         deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
         build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
@@ -56,6 +57,8 @@ class Settings(BaseSettings):
         openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
         cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
+        metrics: where a worker has its metrics for Prometheus, `HOST:PORT`, or a port on loopback; nowhere when empty.
+        otlp_endpoint: where spans go over OTLP, by OpenTelemetry's own variables; nowhere when empty.
         breaker_seconds: how often the anomaly breaker looks at the agents' figures.
         history_events: about how many events fill a run's history, so that the run goes on in a new one.
         redaction: a file with more rules about what mustn't be in a capsule, names and regular expressions.
@@ -77,6 +80,7 @@ class Settings(BaseSettings):
     traces: str = ""
     trace_keys: Path | None = None
     seal_seconds: float = Field(default=2.0, ge=0, le=60)
+    review_roles: str = ""
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
     codec: bool = False
@@ -125,7 +129,10 @@ class Settings(BaseSettings):
     stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
     stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
     stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
-    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    metrics: str = ""
+    otlp_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
 
     @field_validator("app", mode="before")
     @classmethod
@@ -156,6 +163,10 @@ class Settings(BaseSettings):
             roles_claim=self.oidc_roles_claim,
             roles=self.oidc_roles,
         )
+
+    @property
+    def reviewing_roles(self) -> tuple[str, ...]:
+        return tuple(filter(None, (role.strip() for role in self.review_roles.split(","))))
 
     @property
     def deployment_name(self) -> str:

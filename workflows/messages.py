@@ -212,6 +212,13 @@ class PinnedTool(Frozen):
     digest: str
 
 
+class Withheld(Frozen):
+    """A tool of the agent that the run isn't offered, and why."""
+
+    name: str
+    why: str
+
+
 class Minted(Frozen):
     """A capability, by its id in the ledger; its token is in no history. `expires_at` in Unix seconds."""
 
@@ -279,6 +286,7 @@ _ADDED = (
     "held_to_mode",
     "arm",
     "stage",
+    "withheld",
 )
 
 
@@ -294,6 +302,7 @@ class Capsule(Frozen):
         held_to_mode: whether its workflow holds the agent to its mode by itself, as it does since then; the worker always does.
         release: digest of all that its behaviour depends on: `policies.rollout.Release`.
         arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
+        withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
     """
 
     run_id: str
@@ -322,6 +331,7 @@ class Capsule(Frozen):
     held_to_mode: bool = False
     arm: Arm = ""
     stage: int = 0
+    withheld: tuple[Withheld, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -672,6 +682,7 @@ class RunSummary(Frozen):
         judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
         fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         segments: where earlier calls and approvals of a long run are described.
+        withheld: tools of the agent that the run wasn't offered.
     """
 
     run_id: str
@@ -701,3 +712,4 @@ class RunSummary(Frozen):
     segments: tuple[Segment, ...] = ()
     arm: Arm = ""
     stage: int = 0
+    withheld: tuple[Withheld, ...] = ()

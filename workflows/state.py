@@ -400,6 +400,7 @@ class RunState(BaseModel):
             segments=tuple(self.segments),
             arm=capsule.arm if capsule else "",
             stage=capsule.stage if capsule else 0,
+            withheld=capsule.withheld if capsule else (),
         )
 
     def end(self, run_id: str, workflow_id: str, now: int) -> RunEnd | None:

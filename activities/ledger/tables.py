@@ -22,6 +22,7 @@ __all__ = [
     "standings",
     "switch_log",
     "to_seal",
+    "tool_reviews",
     "trace_roots",
     "trips",
     "usage_minutes",
@@ -396,4 +397,23 @@ to_seal = Table(
     Column("tries", Integer, nullable=False),
     Column("why", Text, nullable=False),
     Index("to_seal_by_time", "namespace", "due_at"),
+)
+
+# Rows are only added; a worker adds its seal to one that it has verified. What a row says counts only as far as it is signed.
+tool_reviews = Table(
+    "tool_reviews",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("tool", String(200), nullable=False),
+    Column("version", String(100), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("key_id", String(200), nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("seal", Text, nullable=False),
+    Index("tool_reviews_by_tool", "tool", "id"),
 )
