@@ -42,6 +42,7 @@ def verify(
     holds, but something couldn't be, because it was redacted or has changed since.
     """
     from remit.apps import assemble
+    from remit.deployment import build_id
     from remit.proof.capsule import NotACapsule
     from remit.proof.verify import NOT_A_CAPSULE, is_roots, verify_roots
     from remit.proof.verify import verify as verified
@@ -53,8 +54,9 @@ def verify(
         if is_roots(data):
             found = verify_roots(_roots(file), key=given)
         else:
-            catalog = assemble(Standalone(app=app)).catalog  # nothing that is set where it is checked counts
-            found = asyncio.run(verified(data, catalog, key=given, roots=chain))
+            settings = Standalone(app=app)  # nothing that is set where it is checked counts
+            work = verified(data, assemble(settings).catalog, code=build_id(settings), key=given, roots=chain)
+            found = asyncio.run(work)
     except NotACapsule as e:
         found = Report(failed=f"`{file}`: {e.message}")
         _print(found, as_json=as_json)

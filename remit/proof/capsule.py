@@ -252,8 +252,8 @@ def pack(
     """
     capsule = capsule_of(histories)
     redactor.known = _known(capsule, people_of(histories))
-    names = {t.name for t in capsule.tools} if capsule else set[str]()
-    specs = {name: spec for name, spec in catalog.specs.items() if name in names}
+    pinned = {t.name: t.digest for t in capsule.tools} if capsule else {}
+    specs = [spec for name, spec in catalog.specs.items() if pinned.get(name) == spec.digest]
     trace, changed = _each(redactor, [cast("Json", plain(line)) for line in lines])
     history: list[Json] = []
     events: list[tuple[int, int]] = []
@@ -275,7 +275,7 @@ def pack(
         "prompt": part("prompt", capsule.prompt + TOLD[capsule.agent.mode] if capsule else ""),
         "tools": part(
             "tools",
-            [{"name": s.name, "version": s.version, "digest": s.digest, "card": s.card} for s in specs.values()],
+            [{"name": s.name, "version": s.version, "digest": s.digest, "card": s.card} for s in specs],
         ),
         "catalog": {name: spec.digest for name, spec in catalog.specs.items()},
         "cedar_schema": json.loads(catalog.cedar_schema),

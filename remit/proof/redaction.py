@@ -338,7 +338,8 @@ class Redactor:
                 at = 0
                 for start, end in rule.find(piece) if number % 2 == 0 else ():
                     found = piece[start:end]
-                    if rule.name != "email" or found.lower() not in self.known:
+                    # In a sentence, an address may be in code quotes, which an address could begin with, too.
+                    if rule.name != "email" or found.lower().lstrip("`'*_~") not in self.known:
                         after += [piece[at:start], self._taken(rule.name, found)]
                         at = end
                 after.append(piece[at:])
