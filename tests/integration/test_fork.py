@@ -11,12 +11,15 @@ from policies.routing import Route
 from remit.apps import assemble
 from remit.connection import CONVERTER
 from remit.history import read_file
+from remit.proof.capsule import written
+from remit.replay import read_files
 from remit.settings import Settings
 from remit.whatif.forking import Changes, Forked, fork, route_of
 from remit.whatif.recording import Recording, read
 from remit.whatif.side import Beside, Line, Side, compared
 from tests.builders import bundle
 from tests.histories import stored
+from tests.unit.test_capsule import capsule_from
 from tests.wire.server import KEY, CannedServer
 from tools import registry
 
@@ -58,13 +61,24 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(home=tmp_path / "home")
 
 
-@pytest.mark.parametrize("name", ["two_approvals", "edited"])
-async def test_a_run_with_nothing_changed_does_the_same_again(settings: Settings, name: str) -> None:
+async def test_a_run_with_nothing_changed_does_the_same_again(settings: Settings) -> None:
     """Same calls, same people, same end, from the record alone; and nothing is left behind: no ledger, no business."""
-    found, rows = await forked(settings, await recorded(settings, name))
+    found, rows = await forked(settings, await recorded(settings, "edited"))
     assert (differing(rows), found.asked, found.notes) == ([], (), ())
     assert found.side.status == "completed"
     assert not settings.home.exists()
+
+
+async def test_a_capsule_is_run_again(settings: Settings, tmp_path: Path) -> None:
+    """Redacted as it is, and wherever it came from: two people approve again, with keys of their own."""
+    file = tmp_path / "run.capsule.gz"
+    file.write_bytes(written(capsule_from("0.1.0/two_approvals")))
+    catalog = assemble(settings).catalog
+    registry.install(catalog)
+    found, rows = await forked(settings, await read(read_files(file), CONVERTER, catalog))
+    assert (differing(rows), found.asked, found.notes) == ([], (), ())
+    line = next(row.fork for row in rows if row.step == 3)
+    assert line is not None and line.people == ("ana@example.com: approve", "bo@example.com: approve")
 
 
 async def test_what_people_rejected_is_simulated_where_the_policy_lets_it_through(settings: Settings) -> None:
