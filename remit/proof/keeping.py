@@ -45,11 +45,7 @@ BUILD_SECONDS = 300
 GONE = "Its history is gone: the namespace's retention was over, or somebody deleted it."
 NO_SUCH = (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT)  # the latter for a run id that is no UUID
 _LOG = structlog.get_logger("remit.keeper")
-Judged = Callable[[Trace], Sequence[DecisionRow]]
-
-
-def no_rows(_: Trace) -> Sequence[DecisionRow]:
-    return ()
+Judged = Callable[[Trace, Catalog], Sequence[DecisionRow]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class _Made:
 class Preparer:
     """Makes ready for sealing what `activities.keeping` found. Replays go on in a thread of their own, with its own loop."""
 
-    def __init__(self, client: Client, ledger: Ledger, catalog: Catalog, settings: Settings, judged: Judged = no_rows) -> None:
+    def __init__(self, client: Client, ledger: Ledger, catalog: Catalog, settings: Settings, judged: Judged) -> None:
         """`judged`: the rows for the ledger that a trace holds.
 
         Raises:
@@ -117,7 +113,7 @@ class Preparer:
             release = rollouts.release(connection, capsule.release) if capsule else None
         packed = self._packed(plain, trace, self._ledger.capabilities(run=run.run_id), release)
         agent = run.agent or (capsule.agent.name if capsule else trace.run.agent if trace else "")
-        return _Made(packed, self._judged(trace) if trace else (), _events(histories), agent, reason)
+        return _Made(packed, self._judged(trace, self._catalog) if trace else (), _events(histories), agent, reason)
 
     def _packed(
         self,

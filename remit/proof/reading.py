@@ -39,12 +39,13 @@ class Done:
     """An activity that gave a result.
 
     Attributes:
-        event_id: of the event that asked for it, or of the marker of a local one.
+        event_id: of the event that asked for it, or of the marker of a local one; `ended` is the one that has its result.
         given: its input; None for a local one, whose input isn't recorded.
     """
 
     name: str
     event_id: int
+    ended: int
     given: object
     result: object
 
@@ -80,12 +81,12 @@ def activities(history: WorkflowHistory) -> Iterator[Done]:
             completed = event.activity_task_completed_event_attributes
             if completed.scheduled_event_id in asked:
                 name, given = asked[completed.scheduled_event_id]
-                yield Done(name, completed.scheduled_event_id, given, _value(completed.result))
+                yield Done(name, completed.scheduled_event_id, event.event_id, given, _value(completed.result))
         elif event.event_type == EventType.EVENT_TYPE_MARKER_RECORDED:
             marker = event.marker_recorded_event_attributes
             if marker.marker_name == LOCAL and "result" in marker.details:
                 name = str(fields(_value(marker.details["data"])).get("activity_type"))
-                yield Done(name, event.event_id, None, _value(marker.details["result"]))
+                yield Done(name, event.event_id, event.event_id, None, _value(marker.details["result"]))
 
 
 def asked_for(history: WorkflowHistory, name: str) -> list[int]:

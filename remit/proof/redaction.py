@@ -21,7 +21,7 @@ from policies.canonical import sha256
 from policies.errors import InvalidInput
 from policies.models import Frozen
 
-__all__ = ["BUILT_IN", "LEFT_ALONE", "Hit", "Redactor", "Rule", "addresses_in", "key_of", "rules_of"]
+__all__ = ["BUILT_IN", "LEFT_ALONE", "Hit", "Redactor", "Rule", "addresses_in", "rules_of"]
 
 MAX_RULES = 100
 MAX_PATTERN = 1000
@@ -196,11 +196,6 @@ def addresses_in(values: Iterable[str]) -> frozenset[str]:
     return frozenset(m.lower() for v in values for m in re.findall(_EMAIL, v))
 
 
-def key_of(private: bytes) -> bytes:
-    """The key under which values are marked, from the namespace's signing key. Nothing of that shows in what it marks."""
-    return hmac.new(private, b"remit redaction 1", hashlib.sha256).digest()
-
-
 def rules_of(toml: str) -> tuple[Rule, ...]:
     """More rules, from the text of a file that `REMIT_REDACTION` names: a table of names and regular expressions.
 
@@ -338,7 +333,8 @@ class Redactor:
                 at = 0
                 for start, end in rule.find(piece) if number % 2 == 0 else ():
                     found = piece[start:end]
-                    if rule.name != "email" or found.lower() not in self.known:
+                    # In a sentence, an address may be in code quotes, which an address could begin with, too.
+                    if rule.name != "email" or found.lower().lstrip("`'*_~") not in self.known:
                         after += [piece[at:start], self._taken(rule.name, found)]
                         at = end
                 after.append(piece[at:])

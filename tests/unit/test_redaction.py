@@ -97,6 +97,7 @@ def test_the_owner_can_prove_what_was_there() -> None:
         "Basic understanding of it",
         "ana@example.com",
         "ANA@example.com",
+        "`ana@example.com` has none of the roles",
         "in_1006 for $740.00 on 2026-10-13",
         "[redacted:card:0123456789ab]",
     ],
