@@ -45,7 +45,7 @@ BUILD_SECONDS = 300
 GONE = "Its history is gone: the namespace's retention was over, or somebody deleted it."
 NO_SUCH = (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT)  # the latter for a run id that is no UUID
 _LOG = structlog.get_logger("remit.keeper")
-Judged = Callable[[Trace, Catalog], Sequence[DecisionRow]]
+Judged = Callable[[Trace], Sequence[DecisionRow]]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Preparer:
             release = rollouts.release(connection, capsule.release) if capsule else None
         packed = self._packed(plain, trace, self._ledger.capabilities(run=run.run_id), release)
         agent = run.agent or (capsule.agent.name if capsule else trace.run.agent if trace else "")
-        return _Made(packed, self._judged(trace, self._catalog) if trace else (), _events(histories), agent, reason)
+        return _Made(packed, self._judged(trace) if trace else (), _events(histories), agent, reason)
 
     def _packed(
         self,
