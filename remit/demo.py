@@ -306,6 +306,7 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   export REMIT_HOME={self.settings.home}
   remit runs
   remit show {_workflow_id(self.tickets[2])}
+  remit trace {_workflow_id(self.tickets[2])}
   remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {DEMO / "scripts.json"}#rejected
   remit inbox
   remit backtest --policy refunds_v7 --agent billing-resolution

@@ -55,7 +55,7 @@ def test_the_session(tmp_path: Path) -> None:
     finally:
         dev.stop()
     assert proof.rstrip().endswith("\nverified")
-    assert '"workflow_id":"first"' in proof
+    assert '"workflow_id":"first"' in (tmp_path / "first.jsonl").read_text()
     assert "ap-3-0 is approved." in out
     assert "Double charge, seen on the bank statement." in out
 
