@@ -2,20 +2,80 @@
 
 import asyncio
 import re
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from policies.errors import InvalidInput
+from activities.ledger.rows import RootRow
+from policies.errors import InvalidInput, NotFound
 from remit import render
 from remit.proof.sealing import SignedRoot, key_id_of
 from remit.proof.verify import Report
-from remit.settings import Standalone
+from remit.settings import Settings, Standalone, load
 
-__all__ = ["verify"]
+__all__ = ["capsule", "verify"]
 
+PATIENCE_SECONDS = 5.0
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+
+
+def capsule(
+    run: Annotated[str, typer.Argument(help="The run's workflow id, or its run id.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file: gzipped JSON, or plain if its name ends with `.json`.", metavar="F"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write all that a sealed run was into one file, redacted and signed, which `remit verify` can check anywhere."""
+    from activities.ledger.store import existing
+    from remit.proof.capsule import refusal, scan, with_tokens, written
+    from remit.proof.keeping import redaction_rules
+    from remit.proof.kept import capsule_at
+    from remit.proof.redaction import Redactor
+
+    settings = load()
+    row = _sealed(settings, run)
+    found = asyncio.run(capsule_at(settings, row))
+    if found.root.digest != row.digest:
+        raise InvalidInput(f"What is kept of `{run}` isn't what was sealed as #{row.seq}; `remit verify` says more.")
+    known = frozenset(found.contents.redaction.known)
+    if hits := scan(found.trace, found.contents, Redactor(b"", known, redaction_rules(settings))):
+        raise InvalidInput(refusal(hits))
+    with existing(settings.ledger) as ledger:
+        tokens = {c.id: c.token for c in ledger.capabilities(row.run_id)}
+    found = with_tokens(found, tokens, int(time.time()))
+    file = output or Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', row.workflow_id)[:100]}.capsule.gz")
+    data = written(found, plain_json=file.suffix == ".json")
+    file.write_bytes(data)
+    shown = sum(token is not None for token in found.tokens.values())
+    about = {"file": str(file), "bytes": len(data), "seq": row.seq, "key": row.key_id, "reason": row.reason}
+    if as_json:
+        render.print_json({**about, "run_id": row.run_id, "tokens": shown, "redacted": found.contents.redaction.counts})
+        return
+    without = f", without a trace: {row.reason}" if row.reason else ""
+    redacted = sum(found.contents.redaction.counts.values())
+    print(f"{file}: run {row.workflow_id}, sealed as #{row.seq}{without}; {len(data):,} bytes, {redacted} redacted.")
+    if shown < len(found.tokens):
+        print(f"{len(found.tokens) - shown} capability tokens aren't in it, for they could still be used.")
+
+
+def _sealed(settings: Settings, run: str) -> RootRow:
+    """The root of the run; it is waited for a little, for a run is sealed right after it has closed.
+
+    Raises:
+        NotFound: it hasn't one.
+    """
+    from remit.proof.kept import root_of
+
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (found := root_of(settings, run)) is None:
+        if time.monotonic() > end:
+            raise NotFound(f"`{run[:200]}` isn't sealed: a run is, soon after it has closed; `remit show` says how it stands.")
+        time.sleep(0.2)
+    return found
 
 
 def verify(

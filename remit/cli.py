@@ -18,7 +18,7 @@ from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.breaker import breaker
 from remit.caps import caps
-from remit.capsules import verify
+from remit.capsules import capsule, verify
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect, storage_of
 from remit.deploy import deploy
@@ -65,7 +65,9 @@ app.add_typer(rollout, name="rollout")
 app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
 app.add_typer(feedback, name="feedback")
-for command in (*stops.COMMANDS, trace, roots, caps, login, whoami, logout, deploy, outcome, verify, backtest, fork):
+for command in (
+    *(*stops.COMMANDS, trace, roots, capsule, verify, caps, login, whoami, logout, deploy, outcome, backtest, fork),
+):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

@@ -9,7 +9,6 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, cast
 
 from google.protobuf.message import Message as Proto
@@ -32,7 +31,7 @@ from policies.rollout import Release
 from policies.routing import ModelChoice
 from remit import __version__
 from remit.proof.reading import capsule_of, documents_of, json_of, models_of, people_of
-from remit.proof.redaction import BUILT_IN, Hit, Redactor, addresses_in, key_of, rules_of
+from remit.proof.redaction import Hit, Redactor, addresses_in
 from remit.proof.sealing import Root, SignedRoot, head, plain, sign
 from tools.catalog import Catalog
 from tools.kb import Document
@@ -50,7 +49,7 @@ __all__ = [
     "decoded",
     "pack",
     "read",
-    "redactor_of",
+    "refusal",
     "scan",
     "seal",
     "with_tokens",
@@ -180,25 +179,6 @@ class Packed(Frozen):
     contents: Contents
     trace_head: str
     digests: dict[str, str]
-
-
-def redactor_of(private: bytes, rules: Path | None) -> Redactor:
-    """What redacts a namespace's runs.
-
-    Args:
-        private: the key that signs its roots; empty to scan only.
-        rules: a file with more of them, as `REMIT_REDACTION` names it.
-
-    Raises:
-        InvalidInput: the file can't be used.
-    """
-    if rules is None:
-        return Redactor(key_of(private))
-    try:
-        more = rules_of(rules.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise InvalidInput(f"`REMIT_REDACTION` names `{rules}`, which can't be read.") from None
-    return Redactor(key_of(private), rules=(*BUILT_IN, *more))
 
 
 async def decoded(history: WorkflowHistory, converter: DataConverter) -> WorkflowHistory:

@@ -21,7 +21,7 @@ from policies.canonical import sha256
 from policies.errors import InvalidInput
 from policies.models import Frozen
 
-__all__ = ["BUILT_IN", "LEFT_ALONE", "Hit", "Redactor", "Rule", "addresses_in", "key_of", "rules_of"]
+__all__ = ["BUILT_IN", "LEFT_ALONE", "Hit", "Redactor", "Rule", "addresses_in", "rules_of"]
 
 MAX_RULES = 100
 MAX_PATTERN = 1000
@@ -194,11 +194,6 @@ BUILT_IN: tuple[Rule, ...] = (
 def addresses_in(values: Iterable[str]) -> frozenset[str]:
     """The e-mail addresses in `values`, in lower case."""
     return frozenset(m.lower() for v in values for m in re.findall(_EMAIL, v))
-
-
-def key_of(private: bytes) -> bytes:
-    """The key under which values are marked, from the namespace's signing key. Nothing of that shows in what it marks."""
-    return hmac.new(private, b"remit redaction 1", hashlib.sha256).digest()
 
 
 def rules_of(toml: str) -> tuple[Rule, ...]:

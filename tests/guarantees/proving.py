@@ -28,12 +28,12 @@ from remit.proof.capsule import (
     decoded,
     digests_of,
     pack,
-    redactor_of,
     seal,
     with_tokens,
     written,
 )
 from remit.proof.reading import capsule_of
+from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, head, new_key
 from remit.proof.verify import Report, verify
 from remit.settings import ROOT, Standalone
@@ -43,6 +43,7 @@ from tools.connectors import sandbox
 
 KEY = new_key()
 CATALOG = assemble(Standalone()).catalog
+CODE = build_id(Standalone())
 LATER = 2**40
 """When every capability has expired."""
 
@@ -81,7 +82,7 @@ class Run:
             capabilities=self.capabilities,
             release=self.release,
             root_keys=self.root_keys,
-            redactor=redactor_of(KEY, None),
+            redactor=Redactor(KEY),
         )
         made = seal(packed, _root(packed, trace.run.run_id, self.workflow_id), KEY)
         return with_tokens(made, {c.id: c.token for c in self.capabilities}, LATER)
@@ -166,7 +167,7 @@ def content_of(capsule: CapsuleFile) -> dict[str, Any]:
 async def checked(capsule: CapsuleFile | bytes, **given: Any) -> Report:
     """What `remit verify` finds."""
     data = capsule if isinstance(capsule, bytes) else written(capsule, plain_json=True)
-    return await verify(data, CATALOG, code=build_id(Standalone()), **given)
+    return await verify(data, CATALOG, code=CODE, **given)
 
 
 def flips(value: Any, path: str = "") -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ from activities.ledger.rows import Capability
 from policies.canonical import sha256
 from policies.errors import InvalidInput
 from remit.apps import assemble
-from remit.proof.capsule import CapsuleFile, NotACapsule, pack, read, redactor_of, scan, seal, with_tokens, written
+from remit.proof.capsule import CapsuleFile, NotACapsule, pack, read, scan, seal, with_tokens, written
 from remit.proof.reading import capsule_of, history_of
+from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, new_key
 from remit.settings import ROOT, Standalone
 
@@ -46,7 +46,7 @@ def capsule_from(name: str, lines: list[dict[str, Any]] | None = None, **history
         capabilities=[token],
         release=None,
         root_keys={},
-        redactor=redactor_of(KEY, None),
+        redactor=Redactor(KEY),
     )
     root = Root(
         namespace="default",
@@ -98,7 +98,7 @@ def test_nothing_that_a_rule_finds_is_in_it(capsule: CapsuleFile) -> None:
     assert "studiokalliope.example" not in str(capsule.contents.history) and "ana@example.com" in text
     assert capsule.contents.redaction.counts == {"email": 1}
     assert capsule.contents.redaction.events == ((0, 26),)
-    scanner = redactor_of(b"", None)
+    scanner = Redactor(b"")
     assert scan(capsule.trace, capsule.contents, scanner) != []
     scanner.known = frozenset(capsule.contents.redaction.known)
     assert scan(capsule.trace, capsule.contents, scanner) == []
@@ -155,12 +155,6 @@ def test_a_capsule_of_another_form_is_refused(capsule: CapsuleFile) -> None:
             where[name] = value
         with pytest.raises(InvalidInput, match="^The capsule isn't"):
             read(json.dumps(content).encode())
-
-
-def test_a_file_of_rules_that_is_not_there(tmp_path: Path) -> None:
-    """One sentence names the variable and the file."""
-    with pytest.raises(InvalidInput, match="`REMIT_REDACTION` names `.*none.toml`, which can't be read."):
-        redactor_of(KEY, tmp_path / "none.toml")
 
 
 if __name__ == "__main__":
