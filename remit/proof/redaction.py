@@ -26,6 +26,7 @@ __all__ = ["BUILT_IN", "LEFT_ALONE", "Hit", "Redactor", "Rule", "addresses_in", 
 MAX_RULES = 100
 MAX_PATTERN = 1000
 MAX_DEPTH = 64
+SHORT = 200
 Spans = Iterable[tuple[int, int]]
 
 LEFT_ALONE = frozenset(
@@ -256,6 +257,7 @@ class Redactor:
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
     counts: Counter[str] = field(default_factory=Counter[str])
+    _clean: set[str] = field(default_factory=set[str], repr=False)  # short texts with nothing in them, for most come again
 
     def redact(self, value: object) -> object:
         """`value` (JSON) without what the rules find. Deterministic; applied again, it changes nothing."""
@@ -319,11 +321,14 @@ class Redactor:
         return self._plain(text, self.rules)
 
     def _plain(self, text: str, rules: Sequence[Rule]) -> str:
-        while True:
-            kept = self._once(text, rules)
-            if kept == text:
-                return text
-            text = kept  # a mark makes an edge, where there may be something now
+        if text in self._clean:
+            return text
+        kept = self._once(text, rules)
+        if kept == text and rules is self.rules and len(text) <= SHORT:
+            self._clean.add(text)
+        while kept != text:  # a mark makes an edge, where there may be something now
+            text, kept = kept, self._once(kept, rules)
+        return kept
 
     def _once(self, text: str, rules: Sequence[Rule]) -> str:
         pieces = _MARK.split(text)  # every other one is a mark, in which nobody looks again
@@ -363,7 +368,7 @@ class Redactor:
 
     def _found(self, value: object, name: str, depth: int) -> str:
         """The first rule that changes this leaf; empty if none does."""
-        look = Redactor(b"scan", self.known, self.rules)
+        look = Redactor(b"scan", self.known, self.rules, _clean=self._clean)
         look._walk(value, name, depth)
         return next(iter(look.counts), "")
 
