@@ -225,13 +225,13 @@ def pack(
     Args:
         histories: decoded, oldest first; none when they are gone.
         lines: the trace; none when it couldn't be derived.
-        redactor: with the namespace's key; whom it leaves alone is found here.
+        redactor: the rules and the namespace's key; whose addresses stay is found here.
 
     Raises:
         InvalidInput: something would still be in it that a rule finds.
     """
     capsule = capsule_of(histories)
-    redactor.known = _known(capsule, people_of(histories))
+    redactor = Redactor(redactor.key, _known(capsule, people_of(histories)), redactor.rules)
     pinned = {t.name: t.digest for t in capsule.tools} if capsule else {}
     specs = [spec for name, spec in catalog.specs.items() if pinned.get(name) == spec.digest]
     trace, changed = _each(redactor, [cast("Json", plain(line)) for line in lines])

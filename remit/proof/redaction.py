@@ -26,6 +26,7 @@ __all__ = ["BUILT_IN", "LEFT_ALONE", "Hit", "Redactor", "Rule", "addresses_in", 
 MAX_RULES = 100
 MAX_PATTERN = 1000
 MAX_DEPTH = 64
+SHORT = 200
 Spans = Iterable[tuple[int, int]]
 
 LEFT_ALONE = frozenset(
@@ -250,14 +251,13 @@ class Redactor:
         key: the namespace's; empty for one that only scans.
         known: e-mail addresses that stay, in lower case: of those who answer for the run and decide in it.
         counts: how often each rule found something so far.
-        clean: texts in which no rule finds anything while these are known: a history says the same ones again and again.
     """
 
     key: bytes
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
     counts: Counter[str] = field(default_factory=Counter[str])
-    clean: set[tuple[frozenset[str], str]] = field(default_factory=set[tuple[frozenset[str], str]])
+    _clean: set[str] = field(default_factory=set[str], repr=False)  # short texts with nothing in them, for most come again
 
     def redact(self, value: object) -> object:
         """`value` (JSON) without what the rules find. Deterministic; applied again, it changes nothing."""
@@ -321,15 +321,14 @@ class Redactor:
         return self._plain(text, self.rules)
 
     def _plain(self, text: str, rules: Sequence[Rule]) -> str:
-        if (self.known, text) in self.clean:  # of all rules: so it is of some of them
+        if text in self._clean:
             return text
-        while True:
-            kept = self._once(text, rules)
-            if kept == text:
-                if rules is self.rules:
-                    self.clean.add((self.known, text))
-                return text
-            text = kept  # a mark makes an edge, where there may be something now
+        kept = self._once(text, rules)
+        if kept == text and rules is self.rules and len(text) <= SHORT:
+            self._clean.add(text)
+        while kept != text:  # a mark makes an edge, where there may be something now
+            text, kept = kept, self._once(kept, rules)
+        return kept
 
     def _once(self, text: str, rules: Sequence[Rule]) -> str:
         pieces = _MARK.split(text)  # every other one is a mark, in which nobody looks again
@@ -369,7 +368,7 @@ class Redactor:
 
     def _found(self, value: object, name: str, depth: int) -> str:
         """The first rule that changes this leaf; empty if none does."""
-        look = Redactor(b"scan", self.known, self.rules, clean=self.clean)
+        look = Redactor(b"scan", self.known, self.rules, _clean=self._clean)
         look._walk(value, name, depth)
         return next(iter(look.counts), "")
 

@@ -98,10 +98,9 @@ def test_nothing_that_a_rule_finds_is_in_it(capsule: CapsuleFile) -> None:
     assert "studiokalliope.example" not in str(capsule.contents.history) and "ana@example.com" in text
     assert capsule.contents.redaction.counts == {"email": 1}
     assert capsule.contents.redaction.events == ((0, 26),)
-    scanner = Redactor(b"")
-    assert scan(capsule.trace, capsule.contents, scanner) != []
-    scanner.known = frozenset(capsule.contents.redaction.known)
-    assert scan(capsule.trace, capsule.contents, scanner) == []
+    assert scan(capsule.trace, capsule.contents, Redactor(b"")) != []
+    known = frozenset(capsule.contents.redaction.known)
+    assert scan(capsule.trace, capsule.contents, Redactor(b"", known)) == []
 
 
 def test_a_token_is_shown_once_it_has_expired(capsule: CapsuleFile) -> None:
