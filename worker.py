@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from temporalio.api.enums.v1 import IndexedValueType
@@ -50,6 +51,7 @@ from remit.providers import providers as _providers
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from remit.trace_keys import TraceKeys
+from remit.whatif.rows import rows_of
 from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.fleet_control import FleetControl
@@ -116,7 +118,7 @@ def _control(
     drills = DrillActivities(Fleet(client, settings.task_queue).drill)
     breaker = BreakerActivities(ledger, parts.library, directory, audience(client, settings), settings.breaker_seconds)
     rollouts = RolloutActivities(ledger, releases, directory, audience(client, settings))
-    preparer = Preparer(client, ledger, parts.catalog, settings)
+    preparer = Preparer(client, ledger, parts.catalog, settings, judged=partial(rows_of, catalog=parts.catalog))
     keeper = KeeperActivities(ledger, client, settings.task_queue, preparer, settings.seal_seconds)
     return Worker(
         client,

@@ -35,6 +35,7 @@ from remit.settings import Settings, load
 from remit.tools import tools
 from remit.trace import roots, sealed_as, trace, trace_keys
 from remit.whatif.backtest import backtest
+from remit.whatif.feedback import feedback
 from remit.whatif.fork import fork
 from workflows.messages import Decided, RunSummary
 from workflows.state import OPEN
@@ -63,9 +64,9 @@ app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
-for command in (
-    *(*stops.COMMANDS, trace, roots, capsule, verify, caps, login, whoami, logout, deploy, outcome, backtest, fork),
-):
+app.add_typer(feedback, name="feedback")
+PROOF = (trace, roots, capsule, verify, backtest, fork)
+for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import textwrap
 import time
 from collections.abc import Mapping
@@ -78,6 +79,7 @@ async def play(*, keep: bool, as_json: bool) -> int:
             else:
                 _tell(demo, summaries, evidence)
             if keep:
+                sys.stdout.flush()  # whoever reads the JSON through a pipe needn't wait for Ctrl-C
                 await demo.stay()
             return 0 if all(e.holds for e in evidence.values()) else 1
         finally:
@@ -306,6 +308,9 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   remit show {_workflow_id(self.tickets[2])}
   remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {DEMO / "scripts.json"}#rejected
   remit inbox
+  remit backtest --policy refunds_v7 --agent billing-resolution
+  remit fork billing-resolution-T-1004 --at 3
+  remit feedback export
   temporal workflow list --address {self.server.address}
 """,
             markup=False,

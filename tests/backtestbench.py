@@ -13,7 +13,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +30,7 @@ from tools.builtin import CATALOG
 __all__ = ["fill", "looser", "rows_by"]
 
 BATCH = 5000
+DIFFERENT = 100_000
 DAY_MS = 86_400_000
 WHO = ("ana@example.com", "bo@example.com", "cleo@example.com")
 WHY = ("An annual plan is refunded within 30 days only.", "The invoice is right.", "Offer a credit note.")
@@ -113,19 +113,22 @@ def _digest() -> str:
 
 
 def fill(ledger: Ledger, seed: int, actions: int) -> None:
-    """Put `actions` judgements into `ledger`."""
+    """Put `actions` judgements into `ledger`: up to 100,000 different ones, and then the same of other runs."""
     now = int(time.time() * 1000)
+    different = min(actions, DIFFERENT)
+    firsts = range(0, different, BATCH)
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        for start in range(0, actions, 20 * BATCH):  # some at a time, for a million rows are gigabytes in memory
-            firsts = range(start, min(actions, start + 20 * BATCH), BATCH)
-            made = pool.map(rows_by, *zip(*((seed, n, min(BATCH, actions - n), now) for n in firsts), strict=True))
-            _keep(ledger, made)
+        made = pool.map(rows_by, *zip(*((seed, n, min(BATCH, different - n), now) for n in firsts), strict=True))
+        for first, rows in zip(firsts, made, strict=True):
+            for copy in range(first, actions, DIFFERENT):
+                with ledger.begin() as connection:
+                    keep(connection, rows if copy == first else [_of_another(row, copy) for row in rows[: actions - copy]])
 
 
-def _keep(ledger: Ledger, batches: Iterator[list[DecisionRow]]) -> None:
-    for batch in batches:
-        with ledger.begin() as connection:
-            keep(connection, batch)
+def _of_another(row: DecisionRow, copy: int) -> DecisionRow:
+    """The same judgement in another run."""
+    run = f"{row.run_id}-{copy}"
+    return row.model_copy(update={"run_id": run, "key": decision_key(run, row.step, 0, 0)})
 
 
 def looser(folder: Path) -> Path:

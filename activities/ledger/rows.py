@@ -379,7 +379,7 @@ class DecisionRow(Frozen):
     Attributes:
         key: names the judgement for good: `decision_key` of run, step, index and round.
         round: which of the call's judgements this is, from 0; `last` marks the one that the call ended with.
-        at: Unix milliseconds of the judgement.
+        at: Unix milliseconds of the judgement; of the last one, of the call's end.
         decision: the verdict; empty when the call was refused before any policy was asked, by the agent's mode, the subject
             binding or a business rule, which `reason` names.
         policy_ids: those that determined the verdict, sorted, separated by commas.

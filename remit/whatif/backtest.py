@@ -223,6 +223,7 @@ def _as_json(policy: Policy, since: str, found: Tally, crossed: Sequence[str], s
         "not_asked": found.not_asked,
         "superseded": found.superseded,
         "not_judged_reasons": ordered(found.not_judged),
+        "agents_without_permission": found.strangers,
         "drifted": found.drifted,
         "crossed": list(crossed),
         "seconds": round(seconds, 3),
@@ -255,6 +256,11 @@ def _tell(policy: Policy, since: str, found: Tally, crossed: Sequence[str], seco
     if found.by_tool:
         rows = ((escape(tool), WORDS[was], WORDS[now], f"{n:,}") for (tool, was, now), n in found.by_tool.most_common(SHOWN))
         out.print(render.table("", ("Tool", "Was", "Would be", "Actions"), rows))
+    if found.strangers:
+        out.print(
+            f"None of its policies permits anything that {', '.join(found.strangers)} did; if it isn't for them, say `--agent`.",
+            markup=False,
+        )
     if found.drifted:
         out.print(
             f"{found.drifted:,} actions were decided by this very policy and come out otherwise: the tools have changed since.",

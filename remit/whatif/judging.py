@@ -95,6 +95,7 @@ class Tally:
         unattended: that people let through, and that nobody would be asked about.
         drifted: decided by this very policy, with another verdict: the tools have changed since.
         newly_allowed, newly_denied: policies that determined the new verdicts, with how many.
+        unknown, by_agent: actions that no policy permits, of all that were judged, by agent: a bundle may be for other agents.
     """
 
     actions: int = 0
@@ -111,6 +112,8 @@ class Tally:
     by_tool: Counter[tuple[str, Decision, Decision]] = field(default_factory=Counter[tuple[str, Decision, Decision]])
     newly_allowed: Counter[str] = field(default_factory=Counter[str])
     newly_denied: Counter[str] = field(default_factory=Counter[str])
+    by_agent: Counter[str] = field(default_factory=Counter[str])
+    unknown: Counter[str] = field(default_factory=Counter[str])
     let_through: Counter[str] = field(default_factory=Counter[str])
     held_back: Counter[str] = field(default_factory=Counter[str])
     now_asked: Counter[str] = field(default_factory=Counter[str])
@@ -122,6 +125,11 @@ class Tally:
         for name, theirs in vars(other).items():
             sum_ = getattr(self, name) + theirs
             setattr(self, name, sum_[:LISTED] if name == "against" else sum_)
+
+    @property
+    def strangers(self) -> list[str]:
+        """Agents of which no policy permits anything: the bundle isn't for them."""
+        return sorted(agent for agent, n in self.by_agent.items() if self.unknown[agent] == n)
 
     def count(self, before: Iterable[Decision], after: Decision) -> int:
         """How many were decided as one of `before`, and would be as `after`."""
@@ -173,6 +181,9 @@ class Judge:
             tally.not_judged[f"`{name}`: {verdict.reason}"[:200]] += 1
             return
         tally.judged += 1
+        tally.by_agent[row.agent] += 1
+        if verdict.decision == "deny" and not verdict.policy_ids:
+            tally.unknown[row.agent] += 1
         was, now = _effective(row.decision, row.approvals_required), _effective(verdict.decision, verdict.approvals_required)
         tally.changes[was, now] += 1
         if now == "allow":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,7 +130,8 @@ class _Notes(Interceptor):
                 notes.run = workflow.instance()
                 if notes.start is None:
                     continued = workflow.info().continued_run_id is not None
-                    notes.start = RunState.of(input.args, continued=continued).start
+                    with suppress(InvalidInput):  # which the run itself fails with
+                        notes.start = RunState.of(input.args, continued=continued).start
                 return await super().execute_workflow(input)
 
         return Inbound
@@ -146,13 +148,11 @@ async def read(histories: Sequence[WorkflowHistory], converter: DataConverter, c
         if why := await watched(history, converter, notes):
             raise InvalidInput(f"Today's code can't read the run, so it can't be run again: {why}.")
     run, start = notes.run, notes.start
-    if run is None or start is None:
+    if run is None:
         raise InvalidInput("No worker ever took the run up, so there is nothing to run again.")
-    summary = run.status()
-    if not summary.policy_version:
-        raise InvalidInput(
-            f"The run was never admitted, so there is nothing to run again: {summary.summary or summary.status}."
-        )
+    summary = run.status() if start else None
+    if start is None or summary is None or not summary.policy_version:
+        raise InvalidInput("The run was never admitted, so there is nothing to run again.")
     if summary.segments:
         raise InvalidInput("The run is so long that a part of its conversation lies in storage; such a run can't be run again.")
     found = Recording(start=start, capsule=run.capsule(), summary=summary, messages=tuple(_messages(run)))

@@ -205,6 +205,13 @@ def test_processes_find_what_one_finds(tmp_path: Path) -> None:
     assert alone.rejected_allowed > 0 and isinstance(alone.against[0], Against)
 
 
+def test_agents_that_a_bundle_is_not_for_are_named() -> None:
+    """All that they did would be denied, for no policy speaks of them; of one that may read, that says something else."""
+    stranger = refund(4_900, by=agent(role="support-triage")).model_dump_json()
+    rows = [row(4_900, "allow", facts=stranger, agent="support-triage"), row(4_900, "allow")]
+    assert tally(LOOSER, *rows).strangers == ["support-triage"]
+
+
 def test_an_agent_is_judged_as_it_was() -> None:
     """Suspended then, and so denied by any policy that says so, whatever it is today."""
     facts = refund(4_900, by=agent(status="suspended")).model_dump_json()
