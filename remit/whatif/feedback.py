@@ -17,8 +17,8 @@ from policies.errors import InvalidInput, NotFound
 from policies.models import ActionFacts, AutonomyMode, Decision, Frozen, Risk
 from policies.switches import subject_tag
 from remit.periods import since_of
-from remit.proof.capsule import redactor_of
-from remit.proof.redaction import Redactor, addresses_in
+from remit.proof.redaction import Redactor
+from remit.proof.rules import addresses_in
 from remit.settings import Settings, load
 
 __all__ = ["FORMAT", "Example", "examples", "feedback", "redacted"]
@@ -99,9 +99,10 @@ def _exported(settings: Settings, since: str, agent: str | None) -> Generator[ob
     """
     from activities.ledger import decisions
     from activities.ledger.store import existing
+    from remit.proof.keeping import redaction_rules
 
     # Marks say only within one set that two values were the same: the key is gone after it.
-    redactor = redactor_of(secrets.token_bytes(32), settings.redaction)
+    redactor = Redactor(secrets.token_bytes(32), rules=redaction_rules(settings))
     after, found = int(since_of(since, time.time()) * 1000), False
     with existing(settings.ledger) as ledger, ledger.reading() as connection:
         chunks = decisions.stream(connection, after, agent)
