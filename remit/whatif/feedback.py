@@ -17,7 +17,8 @@ from policies.errors import InvalidInput, NotFound
 from policies.models import ActionFacts, AutonomyMode, Decision, Frozen, Risk
 from policies.switches import subject_tag
 from remit.periods import since_of
-from remit.proof.redaction import Redactor, addresses_in
+from remit.proof.redaction import Redactor
+from remit.proof.rules import addresses_in
 from remit.settings import Settings, load
 
 __all__ = ["FORMAT", "Example", "examples", "feedback", "redacted"]

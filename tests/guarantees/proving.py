@@ -22,17 +22,8 @@ from remit.deployment import build_id
 from remit.history import segments
 from remit.keyring import RootKeys
 from remit.proof.build import build
-from remit.proof.capsule import (
-    CapsuleFile,
-    Contents,
-    Packed,
-    decoded,
-    digests_of,
-    pack,
-    seal,
-    with_tokens,
-    written,
-)
+from remit.proof.capsule import CapsuleFile, Contents, Packed, digests_of, with_tokens, written
+from remit.proof.packing import decoded, pack, seal
 from remit.proof.reading import capsule_of, history_of
 from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, head, new_key

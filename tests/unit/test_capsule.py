@@ -11,7 +11,8 @@ from activities.ledger.rows import Capability
 from policies.canonical import sha256
 from policies.errors import InvalidInput
 from remit.apps import assemble
-from remit.proof.capsule import CapsuleFile, NotACapsule, pack, read, scan, seal, with_tokens, written
+from remit.proof.capsule import CapsuleFile, NotACapsule, read, scan, with_tokens, written
+from remit.proof.packing import pack, seal
 from remit.proof.reading import capsule_of, history_of
 from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, new_key
