@@ -65,9 +65,8 @@ app.add_typer(rollout, name="rollout")
 app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
 app.add_typer(feedback, name="feedback")
-for command in (
-    *(*stops.COMMANDS, trace, roots, capsule, verify, caps, login, whoami, logout, deploy, outcome, backtest, fork),
-):
+PROOF = (trace, roots, capsule, verify, backtest, fork)
+for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

@@ -48,10 +48,6 @@ _LOG = structlog.get_logger("remit.keeper")
 Judged = Callable[[Trace], Sequence[DecisionRow]]
 
 
-def no_rows(_: Trace) -> Sequence[DecisionRow]:
-    return ()
-
-
 @dataclass(frozen=True)
 class _Made:
     """All that is sealed of a run, and its judgements."""
@@ -66,7 +62,7 @@ class _Made:
 class Preparer:
     """Makes ready for sealing what `activities.keeping` found. Replays go on in a thread of their own, with its own loop."""
 
-    def __init__(self, client: Client, ledger: Ledger, catalog: Catalog, settings: Settings, judged: Judged = no_rows) -> None:
+    def __init__(self, client: Client, ledger: Ledger, catalog: Catalog, settings: Settings, judged: Judged) -> None:
         """`judged`: the rows for the ledger that a trace holds.
 
         Raises:

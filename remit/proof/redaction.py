@@ -250,12 +250,14 @@ class Redactor:
         key: the namespace's; empty for one that only scans.
         known: e-mail addresses that stay, in lower case: of those who answer for the run and decide in it.
         counts: how often each rule found something so far.
+        clean: texts in which no rule finds anything while these are known: a history says the same ones again and again.
     """
 
     key: bytes
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
     counts: Counter[str] = field(default_factory=Counter[str])
+    clean: set[tuple[frozenset[str], str]] = field(default_factory=set[tuple[frozenset[str], str]])
 
     def redact(self, value: object) -> object:
         """`value` (JSON) without what the rules find. Deterministic; applied again, it changes nothing."""
@@ -319,9 +321,13 @@ class Redactor:
         return self._plain(text, self.rules)
 
     def _plain(self, text: str, rules: Sequence[Rule]) -> str:
+        if (self.known, text) in self.clean:  # of all rules: so it is of some of them
+            return text
         while True:
             kept = self._once(text, rules)
             if kept == text:
+                if rules is self.rules:
+                    self.clean.add((self.known, text))
                 return text
             text = kept  # a mark makes an edge, where there may be something now
 
@@ -363,7 +369,7 @@ class Redactor:
 
     def _found(self, value: object, name: str, depth: int) -> str:
         """The first rule that changes this leaf; empty if none does."""
-        look = Redactor(b"scan", self.known, self.rules)
+        look = Redactor(b"scan", self.known, self.rules, clean=self.clean)
         look._walk(value, name, depth)
         return next(iter(look.counts), "")
 

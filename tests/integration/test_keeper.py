@@ -10,7 +10,7 @@ from temporalio import workflow
 from temporalio.client import WorkflowFailureError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from activities.ledger import roots
+from activities.ledger import decisions, roots
 from activities.ledger.rows import RootRow
 from policies.canonical import canonical_json
 from remit.embedded import TemporalServer, WorkerProcess
@@ -108,6 +108,16 @@ async def test_every_closed_run_is_sealed(engine: Engine) -> None:
     assert (traces[long.id][0]["histories"], len(capsules[long.id].contents.history)) == (histories, histories)
     assert found[long.id].events > 80
     assert found[long.id].run_id == (await engine.remit.status(long.id)).run_id
+    # What it was allowed, and by whom, is in the ledger with it.
+    with engine.ledger.reading() as connection:
+        [judged] = [row for row in decisions.of_run(connection, found[refund.id].run_id) if row.last]
+    assert (judged.tool, judged.decision, judged.amount_cents, judged.outcome) == (
+        "request_refund@1",
+        "require_approval",
+        12000,
+        "done",
+    )
+    assert ANA in judged.people
     # The address that the model wrote isn't in what was sealed; whose decision it was is.
     said = canonical_json(capsules[refund.id]).decode()
     assert "deepak.private" not in said
