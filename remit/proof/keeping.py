@@ -26,10 +26,12 @@ from remit.connection import CONVERTER
 from remit.history import segments
 from remit.keyring import RootKeys
 from remit.proof.build import build
-from remit.proof.capsule import Packed, decoded, pack, seal
+from remit.proof.capsule import Packed
 from remit.proof.lines import Trace
+from remit.proof.packing import decoded, pack, seal
 from remit.proof.reading import capsule_of
-from remit.proof.redaction import BUILT_IN, Redactor, Rule, rules_of
+from remit.proof.redaction import Redactor
+from remit.proof.rules import BUILT_IN, Rule, rules_of
 from remit.proof.sealing import Root
 from remit.proof.sink import Sink
 from remit.settings import Settings

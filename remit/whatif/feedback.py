@@ -5,7 +5,6 @@ import secrets
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -17,8 +16,8 @@ from policies.errors import InvalidInput, NotFound
 from policies.models import ActionFacts, AutonomyMode, Decision, Frozen, Risk
 from policies.switches import subject_tag
 from remit.periods import since_of
-from remit.proof.capsule import redactor_of
-from remit.proof.redaction import Redactor, addresses_in
+from remit.proof.redaction import Redactor
+from remit.proof.rules import addresses_in
 from remit.settings import Settings, load
 
 __all__ = ["FORMAT", "Example", "examples", "feedback", "redacted"]
@@ -99,9 +98,10 @@ def _exported(settings: Settings, since: str, agent: str | None) -> Generator[ob
     """
     from activities.ledger import decisions
     from activities.ledger.store import existing
+    from remit.proof.keeping import redaction_rules
 
     # Marks say only within one set that two values were the same: the key is gone after it.
-    redactor = redactor_of(secrets.token_bytes(32), settings.redaction)
+    redactor = Redactor(secrets.token_bytes(32), rules=redaction_rules(settings))
     after, found = int(since_of(since, time.time()) * 1000), False
     with existing(settings.ledger) as ledger, ledger.reading() as connection:
         chunks = decisions.stream(connection, after, agent)
@@ -124,8 +124,8 @@ def redacted(example: Example, redactor: Redactor) -> object:
     Raises:
         InvalidInput: they still find something.
     """
-    known = addresses_in([each.by for each in example.people])
-    mine = replace(redactor, known=frozenset(known))
+    # One of its own: what is let pass here mustn't be in the next example.
+    mine = Redactor(redactor.key, frozenset(addresses_in([each.by for each in example.people])), redactor.rules)
     kept = mine.redact(example.model_dump(mode="json"))
     if hits := mine.scan(kept):
         first = hits[0]

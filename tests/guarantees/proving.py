@@ -15,24 +15,16 @@ from activities.ledger import rollouts
 from activities.ledger.rows import Capability
 from policies.errors import ApprovalRefused
 from policies.rollout import Release
+from remit import __version__
 from remit.apps import assemble
 from remit.connection import CONVERTER
 from remit.deployment import build_id
 from remit.history import segments
 from remit.keyring import RootKeys
 from remit.proof.build import build
-from remit.proof.capsule import (
-    CapsuleFile,
-    Contents,
-    Packed,
-    decoded,
-    digests_of,
-    pack,
-    seal,
-    with_tokens,
-    written,
-)
-from remit.proof.reading import capsule_of
+from remit.proof.capsule import CapsuleFile, Contents, Packed, digests_of, with_tokens, written
+from remit.proof.packing import decoded, pack, seal
+from remit.proof.reading import capsule_of, history_of
 from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, head, new_key
 from remit.proof.verify import Report, verify
@@ -44,6 +36,7 @@ from tools.connectors import sandbox
 KEY = new_key()
 CATALOG = assemble(Standalone()).catalog
 CODE = build_id(Standalone())
+HISTORIES = ROOT / "tests" / "replay" / "histories" / __version__
 LATER = 2**40
 """When every capability has expired."""
 
@@ -117,6 +110,30 @@ async def killed_run(client: Client, home: Path) -> Run:
         with suppress(ApplicationError):
             await run.result()
         return await left_by(engine, run.id)
+
+
+async def private_run(client: Client, home: Path) -> Run:
+    """A run with an e-mail address in the arguments of a write, and in what somebody signed for another one."""
+    sandbox.create(home / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
+    script = (
+        turn(call("draft_reply", ticket_id="T-1002", text="We wrote to new@holt.example.")),
+        turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate")),
+        final(),
+    )
+    async with Engine(client, home) as engine:
+        run = await engine.start(script, ticket="T-1002", run_id="private")
+        await engine.pending(run.id)
+        await engine.decide(run.id, "ana", reason="As new@holt.example says.")
+        await run.result()
+        return await left_by(engine, run.id)
+
+
+def stored(*names: str) -> Run:
+    """A run of `tests/replay/histories`, from before there were capabilities."""
+    found = [history_of("x", json.loads((HISTORIES / f"{name}.json").read_text())) for name in names]
+    pinned = capsule_of(found)
+    name = pinned.workflow_id if pinned else names[0]
+    return Run(name, [WorkflowHistory(name, h.events) for h in found], [], None, {})
 
 
 async def left_by(engine: Engine, workflow_id: str) -> Run:

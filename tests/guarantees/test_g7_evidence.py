@@ -17,7 +17,19 @@ from remit.proof.capsule import CapsuleFile, NotACapsule, read, written
 from remit.proof.case import DoesNotHold
 from remit.proof.sealing import new_key, sign
 from remit.proof.verify import Walk, by_lines, opened
-from tests.guarantees.proving import CATALOG, KEY, Run, checked, content_of, flips, killed_run, rich_run, sealed_again
+from tests.guarantees.proving import (
+    CATALOG,
+    KEY,
+    Run,
+    checked,
+    content_of,
+    flips,
+    killed_run,
+    private_run,
+    rich_run,
+    sealed_again,
+    stored,
+)
 
 Content = dict[str, Any]
 REFUND, SECOND, REPLY = 12, 14, 16
@@ -62,6 +74,32 @@ async def test_a_run_that_was_killed_verifies(server: TemporalServer, tmp_path: 
     assert {"kill", "outcome"} <= {str(line["kind"]) for line in killed.trace}
     report = await checked(killed)
     assert (report.failed, report.exceptions) == ("", ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["auto_refund", "loop_stopped", "prompt_injection", "run_killed", "continued", "assigned_to_people", "refused_start"],
+)
+async def test_runs_of_earlier_code_verify(name: str) -> None:
+    """Also one that a limit stopped, one whose first history is gone, one for people, and one that never began."""
+    report = await checked(await stored(name).capsule())
+    assert (report.failed, report.exceptions) == ("", ())
+
+
+async def test_what_was_redacted_is_said(server: TemporalServer, tmp_path: Path) -> None:
+    """An address in arguments, and in what was signed, is gone; what can't be derived without is named, and all else holds."""
+    found = await (await private_run(await server.ready(), tmp_path)).capsule()
+    assert b"holt.example" not in written(found, plain_json=True)
+    report = await checked(found)
+    assert report.failed == "" and report.exit_code == 3
+    for beginning in (
+        "the lines can't be derived from the history by a replay, for something in it was redacted: ",
+        "key and digest of line 2 (`draft_reply`) can't be derived, ",
+        "who decided on approval `ap-1-0` of line 6 (`request_refund`) can't be derived",
+    ):
+        assert any(e.startswith(beginning) for e in report.exceptions), beginning
+    assert len(report.exceptions) == 3
+    assert {c.what for c in report.checked} >= {"verdicts", "capabilities", "limits", "costs"}
 
 
 # ---- the seal -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from activities.ledger.rows import Capability
 from policies.canonical import sha256
 from policies.errors import InvalidInput
 from remit.apps import assemble
-from remit.proof.capsule import CapsuleFile, NotACapsule, pack, read, scan, seal, with_tokens, written
+from remit.proof.capsule import CapsuleFile, NotACapsule, read, scan, with_tokens, written
+from remit.proof.packing import pack, seal
 from remit.proof.reading import capsule_of, history_of
 from remit.proof.redaction import Redactor
 from remit.proof.sealing import Root, new_key
@@ -98,10 +99,9 @@ def test_nothing_that_a_rule_finds_is_in_it(capsule: CapsuleFile) -> None:
     assert "studiokalliope.example" not in str(capsule.contents.history) and "ana@example.com" in text
     assert capsule.contents.redaction.counts == {"email": 1}
     assert capsule.contents.redaction.events == ((0, 26),)
-    scanner = Redactor(b"")
-    assert scan(capsule.trace, capsule.contents, scanner) != []
-    scanner.known = frozenset(capsule.contents.redaction.known)
-    assert scan(capsule.trace, capsule.contents, scanner) == []
+    assert scan(capsule.trace, capsule.contents, Redactor(b"")) != []
+    known = frozenset(capsule.contents.redaction.known)
+    assert scan(capsule.trace, capsule.contents, Redactor(b"", known)) == []
 
 
 def test_a_token_is_shown_once_it_has_expired(capsule: CapsuleFile) -> None:

@@ -12,7 +12,8 @@ from joserfc.jwk import OKPKey
 
 from policies.approvals import DecisionClaims, sign_decision
 from policies.errors import InvalidInput
-from remit.proof.redaction import BUILT_IN, Redactor, addresses_in, rules_of
+from remit.proof.redaction import Redactor
+from remit.proof.rules import BUILT_IN, addresses_in, rules_of
 
 CARD = "4111 1111 1111 1111"
 IBAN = "DE89 3704 0044 0532 0130 00"
