@@ -21,7 +21,6 @@ from remit.proof.rules import BUILT_IN, Rule
 __all__ = ["LEFT_ALONE", "Hit", "Redactor"]
 
 MAX_DEPTH = 64
-SHORT = 200
 
 LEFT_ALONE = frozenset(
     {
@@ -147,7 +146,7 @@ class Redactor:
         if text in self._clean:
             return text
         kept = self._once(text, rules)
-        if kept == text and rules is self.rules and len(text) <= SHORT:
+        if kept == text and rules is self.rules:
             self._clean.add(text)
         while kept != text:  # a mark makes an edge, where there may be something now
             text, kept = kept, self._once(kept, rules)
