@@ -128,6 +128,16 @@ async def private_run(client: Client, home: Path) -> Run:
         return await left_by(engine, run.id)
 
 
+async def sealed_away_run(client: Client, home: Path) -> Run:
+    """A run whose payloads were encrypted, and so large that they lie in external storage."""
+    sandbox.create(home / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
+    script = (turn(call("get_ticket", ticket_id="T-1001"), text="Lorem ipsum. " * 12_000), final())
+    async with Engine(client, home, overrides={"codec": True}) as engine:
+        run = await engine.start(script, run_id="away")
+        await run.result()
+        return await left_by(engine, run.id)
+
+
 def stored(*names: str) -> Run:
     """A run of `tests/replay/histories`, from before there were capabilities."""
     found = [history_of("x", json.loads((HISTORIES / f"{name}.json").read_text())) for name in names]
