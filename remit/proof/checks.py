@@ -4,6 +4,7 @@ Each function takes one kind of thing, gives how many it checked, and raises `Do
 """
 
 import json
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from typing import cast
 
@@ -18,6 +19,7 @@ from policies.models import Effect, Verdict
 from remit.proof.case import Case, DoesNotHold, held, named
 from remit.proof.lines import DroppedLine, Judgement, ModelLine, ToolLine
 from remit.proof.reading import Done, fields
+from remit.proof.sealing import key_id_of
 from tools.catalog import Catalog
 from workflows.messages import RecordedFacts
 
@@ -268,6 +270,8 @@ def _signed(case: Case, approval: Approval, where: str) -> int:
         except ApprovalRefused as e:
             raise DoesNotHold(f"A decision of {where} counts for nothing: {e.message}") from None
         held(proven == given, f"A decision of {where} isn't what `{proven.sub}` signed.")
+        if known := case.people.by_key(approvals.claimed_key(given.decision_jws)):
+            case.deciders[proven.sub] = key_id_of(urlsafe_b64decode(f"{known[1].x}="))
     ends = {
         "pending": ("pending", "expired", "cancelled"),
         "approved": ("approved", "consumed", "cancelled"),
