@@ -31,6 +31,7 @@ from tests.guarantees.proving import (
     sealed_away_run,
     stored,
 )
+from tools.catalog import Catalog
 from workflows.messages import ENCRYPTED
 
 Content = dict[str, Any]
@@ -428,6 +429,20 @@ async def test_what_somebody_made_up_is_no_crash(capsule: CapsuleFile) -> None:
     assert (await checked(sealed_again(content))).failed
     content["contents"]["history"] = []
     assert (await checked(sealed_again(content))).failed == "There is no history, and nothing says why."
+
+
+async def test_a_capsule_of_other_code_is_checked_by_its_lines(capsule: CapsuleFile) -> None:
+    """Who lacks a tool of the run, or has other code, can't replay it; the same code that doesn't lead to it is a finding."""
+    fewer = Catalog(spec for spec in CATALOG.specs.values() if spec.name != "request_refund")
+    report = await checked(capsule, fewer, "0.0.0-other")
+    assert (report.failed, report.exit_code) == ("", 3)
+    [exception] = report.exceptions
+    assert exception.startswith("the lines can't be derived from the history by a replay, for it was made by other code: ")
+    assert {c.what: c.note for c in report.checked}["verdicts"] == "by the pinned policy, the schema as it is in the file"
+    assert (await checked(capsule, fewer)).failed.startswith("The history doesn't lead to the trace: ")
+    content = content_of(capsule)
+    _lines(content)[REPLY]["verdict"]["policy_ids"] = ["reads"]
+    assert "The verdict of line 16" in (await checked(sealed_again(content), fewer, "0.0.0-other")).failed
 
 
 # ---- elsewhere ----------------------------------------------------------------------------------------------------
