@@ -257,10 +257,8 @@ def _tell(policy: Policy, since: str, found: Tally, crossed: Sequence[str], seco
         rows = ((escape(tool), WORDS[was], WORDS[now], f"{n:,}") for (tool, was, now), n in found.by_tool.most_common(SHOWN))
         out.print(render.table("", ("Tool", "Was", "Would be", "Actions"), rows))
     if found.strangers:
-        out.print(
-            f"None of its policies permits anything that {', '.join(found.strangers)} did; if it isn't for them, say `--agent`.",
-            markup=False,
-        )
+        whose = ", ".join(found.strangers)
+        out.print(f"None of its policies permits anything that {whose} did; if it isn't for them, say `--agent`.", markup=False)
     if found.drifted:
         out.print(
             f"{found.drifted:,} actions were decided by this very policy and come out otherwise: the tools have changed since.",

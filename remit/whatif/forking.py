@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,9 +25,10 @@ from policies.errors import ApprovalRefused, InvalidInput, Unavailable
 from policies.identity import Directory, Person, PublicKey
 from policies.routing import ModelChoice, Route
 from remit.client import Remit, RunFailed
-from remit.connection import CONVERTER
+from remit.connection import CONVERTER, converter
 from remit.embedded import TemporalServer
 from remit.issuer import signed
+from remit.offload import external_storage
 from remit.providers import providers
 from remit.settings import Settings
 from remit.whatif.recording import Call, Recording, call_of
@@ -94,7 +95,10 @@ async def fork(
         stand_in = StandIn(recording, capsule, since, same_model, model, runs, catalog)
         server = TemporalServer(home, headless=True)
         closing.callback(server.stop)
-        client = await server.ready(data_converter=CONVERTER)
+        # Encrypted where the record is, though the folder is its owner's alone and doesn't stay.
+        codec = converter(settings).payload_codec
+        mine = replace(CONVERTER, payload_codec=codec, external_storage=external_storage(str(home / "storage")))
+        client = await server.ready(data_converter=mine)
         worker = Worker(
             client,
             task_queue=QUEUE,

@@ -2,9 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from activities.authority import AuthorityActivities
+from activities.model import ModelActivities
+from activities.records import RecordActivities
+from activities.tool import ToolActivities
 from policies.bundle import Bundle
 from policies.errors import InvalidInput
 from policies.routing import Route
@@ -17,6 +22,7 @@ from remit.settings import Settings
 from remit.whatif.forking import Changes, Forked, fork, route_of
 from remit.whatif.recording import Recording, read
 from remit.whatif.side import Beside, Line, Side, compared
+from remit.whatif.stand_in import StandIn
 from tests.builders import bundle
 from tests.histories import stored
 from tests.unit.test_capsule import capsule_from
@@ -152,6 +158,15 @@ async def test_a_model_that_cannot_be_reached_is_said(settings: Settings) -> Non
     route = route_of("openai:m", recording.capsule.route, settings)
     found, _ = await forked(settings, recording, since=3, route=route)
     assert (found.side.status, found.side.summary) == ("failed", "This worker has no key for `openai`.")
+
+
+def test_whatever_a_run_asks_for_has_a_stand_in() -> None:
+    """With the types of the activity whose place it takes: one without would be asked for until the run's time is over."""
+    for owner in (AuthorityActivities, ModelActivities, RecordActivities, ToolActivities):
+        for name, real in vars(owner).items():
+            if hasattr(real, "__temporal_activity_definition"):
+                mine, theirs = get_type_hints(getattr(StandIn, name)), get_type_hints(real)
+                assert list(mine.values()) == list(theirs.values()), name
 
 
 async def test_a_run_that_was_never_admitted_cannot_be_made_again(settings: Settings) -> None:
