@@ -240,6 +240,10 @@ run_records = Table(
     Column("moved_cents", BigInteger, nullable=False),
     Column("first_response_ms", BigInteger),
     Column("recorded_at", BigInteger, nullable=False),
+    Column("unknown_cost_calls", BigInteger, nullable=False, server_default="0"),
+    Column("reviews", BigInteger, nullable=False, server_default="0"),
+    Column("waits", Text, nullable=False, server_default=""),
+    Column("reasons", Text, nullable=False, server_default=""),
     Index("run_records_by_agent", "agent", "recorded_at"),
     Index("run_records_by_workflow", "workflow_id"),
 )
