@@ -35,9 +35,8 @@ def outcome_cost(connection: Connection, agent: str, rules: OutcomeRules) -> Out
 class Ceilings:
     """The ceilings on what outcomes cost. An agent whose bundle has no `[outcome]` costs nothing here."""
 
-    def __init__(self, ledger: Ledger, fresh_seconds: float = FRESH_SECONDS) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._fresh = fresh_seconds
         self._seen: dict[tuple[str, OutcomeRules], tuple[float, OutcomeCost]] = {}
 
     async def check(self, run_id: str, agent: AgentFile, bundle: Bundle, route: Route) -> OverCeiling | None:
@@ -59,7 +58,7 @@ class Ceilings:
     def _cost(self, agent: str, rules: OutcomeRules) -> OutcomeCost:
         at, found = self._seen.get((agent, rules), (0.0, OutcomeCost()))
         now = time.monotonic()
-        if not at or now - at > self._fresh:
+        if not at or now - at > FRESH_SECONDS:
             with self._ledger.reading() as connection:
                 found = outcome_cost(connection, agent, rules)
             self._seen[agent, rules] = (now, found)

@@ -128,6 +128,9 @@ async def test_the_next_provider_answers_when_one_is_down(vendors: Vendors, how:
     assert summary.fell_back_from == f"openai: {code}"
     cost, _ = prices.cost(ModelChoice(provider="anthropic", model=MODELS["anthropic"]), USAGE)
     assert summary.usage.cost_micro_usd == cost < prices.cost(first, USAGE)[0]
+    # Three attempts asked the first one: what it refused isn't billed, what broke off may be.
+    assert summary.usage.unknown_cost_calls == {"refused": 3, "500": 0, "429": 0}[how]
+    assert ("3 model calls of unknown cost" in _shown(summary)) == (how == "refused")
     assert f"1 answer from a fallback (openai: {code})" in _shown(summary)
 
 
