@@ -119,28 +119,25 @@ def judge(rules: OutcomeRules, value: Value, cost: OutcomeCost) -> tuple[Spendin
 
 
 class Return(Frozen):
-    """What an agent's runs brought and cost, in micro-USD: `net` is the first less the others."""
+    """What an agent's runs brought and cost, in micro-USD; `net` is what they saved less all that they took."""
 
-    saved: int
-    model: int
-    infrastructure: int
-    review: int
-
-    @property
-    def cost(self) -> int:
-        return self.model + self.infrastructure + self.review
-
-    @property
-    def net(self) -> int:
-        return self.saved - self.cost
+    saved_micro_usd: int
+    model_micro_usd: int
+    infrastructure_micro_usd: int
+    review_micro_usd: int
+    net_micro_usd: int
 
 
 def returned(value: Value, *, runs: int, completed: int, reviews: int, model_micro_usd: int) -> Return:
     """The return of `runs` runs, by the assumptions of their agent's owner."""
     minute = value.minute_cents * MICRO_PER_CENT
+    saved = completed * value.minutes_saved * minute
+    infrastructure = runs * value.infrastructure_micro_usd
+    review = reviews * value.review_minutes * minute
     return Return(
-        saved=completed * value.minutes_saved * minute,
-        model=model_micro_usd,
-        infrastructure=runs * value.infrastructure_micro_usd,
-        review=reviews * value.review_minutes * minute,
+        saved_micro_usd=saved,
+        model_micro_usd=model_micro_usd,
+        infrastructure_micro_usd=infrastructure,
+        review_micro_usd=review,
+        net_micro_usd=saved - model_micro_usd - infrastructure - review,
     )

@@ -25,6 +25,7 @@ from remit.effects import effects
 from remit.login import login, logout, whoami
 from remit.people import people
 from remit.privacy import codec_keys, codec_server
+from remit.report import report
 from remit.rollouts import outcome, rollout
 from remit.schedule import schedule
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
@@ -55,7 +56,7 @@ app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(schedule, name="schedule")
-for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome):
+for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, report):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

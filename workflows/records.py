@@ -115,6 +115,7 @@ class RunEnd(Frozen):
     tally: Tally
     arm: Arm = ""
     unknown_cost_calls: int = 0
+    simulated: bool = False
 
 
 class ProposalEnd(Frozen):

@@ -424,6 +424,7 @@ class RunState(BaseModel):
             tokens=usage.input_tokens + usage.output_tokens,
             cost_micro_usd=usage.cost_micro_usd,
             unknown_cost_calls=usage.unknown_cost_calls,
+            simulated=self.simulated,
             tally=self.tally,
             arm=capsule.arm,
         )

@@ -192,6 +192,7 @@ class RunRecord(Frozen):
         denied, invalid, errors, repeated, asked, approved, rejected, edited, reviews: as in `workflows.records.Tally`.
         waits, reasons: likewise, as JSON; empty for none, and in runs that ended before they were kept.
         unknown_cost_calls: model calls that nobody knows the cost of, beside `cost_micro_usd`.
+        simulated: whether the model was scripted, so that tokens and cost are made up.
         moved_cents: by its writes that happened, or may have.
         first_response_ms: from the start to the first write; None when nothing was written.
         recorded_at: when this row was written, by the ledger's worker.
@@ -227,6 +228,7 @@ class RunRecord(Frozen):
     reviews: int = 0
     waits: str = ""
     reasons: str = ""
+    simulated: bool = False
 
 
 class Charge(Frozen):

@@ -32,9 +32,18 @@ class Dear(Engine):
     def spent(self, name: str, micro_usd: int, outcome: str = "completed") -> None:
         """A run of the agent that ended just now and cost so much."""
         fields = {
-            **{"run_id": name, "workflow_id": name, "agent": AGENT, "release": "", "arm": "agent", "mode": "live"},
-            **{"policy_version": "", "subject_tag": "", "outcome": outcome},
-            **{"started_at": now_ms(), "closed_at": now_ms(), "cost_micro_usd": micro_usd},
+            "run_id": name,
+            "workflow_id": name,
+            "agent": AGENT,
+            "release": "",
+            "arm": "agent",
+            "mode": "live",
+            "policy_version": "",
+            "subject_tag": "",
+            "outcome": outcome,
+            "started_at": now_ms(),
+            "closed_at": now_ms(),
+            "cost_micro_usd": micro_usd,
         }
         with self.ledger.begin() as connection:
             assert records.keep(connection, RunRecord.model_validate(fields))

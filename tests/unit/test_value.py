@@ -55,10 +55,11 @@ def test_a_return_is_what_was_saved_less_what_it_took() -> None:
     """Minutes at cents, reviews at the same, infrastructure for every run, model calls as they were recorded: all micro-USD."""
     value = Value(minutes_saved=12, minute_cents=75, review_minutes=2, infrastructure_micro_usd=1_500)
     found = returned(value, runs=10, completed=7, reviews=3, model_micro_usd=123_456)
-    assert found.saved == 7 * 12 * 75 * 10_000 == 63_000_000
-    assert (found.model, found.infrastructure, found.review) == (123_456, 15_000, 4_500_000)
-    assert found.net == 63_000_000 - 123_456 - 15_000 - 4_500_000
-    assert (usd(found.net), usd(-1_500), usd(0)) == ("$58.3615", "-$0.0015", "$0.0000")
+    assert found.saved_micro_usd == 7 * 12 * 75 * 10_000 == 63_000_000
+    assert (found.model_micro_usd, found.infrastructure_micro_usd) == (123_456, 15_000)
+    assert found.review_micro_usd == 3 * 2 * 75 * 10_000 == 4_500_000
+    assert found.net_micro_usd == 63_000_000 - 123_456 - 15_000 - 4_500_000
+    assert (usd(found.net_micro_usd), usd(-1_500), usd(0)) == ("$58.3615", "-$0.0015", "$0.0000")
 
 
 def test_a_bundle_says_what_happens_to_a_dear_agent() -> None:

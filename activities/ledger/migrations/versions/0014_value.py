@@ -1,4 +1,4 @@
-"""What a run leaves for reports: model calls of unknown cost, people's decisions and waits, and why calls were refused."""
+"""What a run leaves for reports: unknown and simulated cost, people's decisions and waits, and why calls were refused."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,9 +13,10 @@ def upgrade() -> None:
         table.add_column(sa.Column("reviews", sa.BigInteger, nullable=False, server_default="0"))
         table.add_column(sa.Column("waits", sa.Text, nullable=False, server_default=""))
         table.add_column(sa.Column("reasons", sa.Text, nullable=False, server_default=""))
+        table.add_column(sa.Column("simulated", sa.Boolean, nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("run_records") as table:
-        for column in ("reasons", "waits", "reviews", "unknown_cost_calls"):
+        for column in ("simulated", "reasons", "waits", "reviews", "unknown_cost_calls"):
             table.drop_column(column)
