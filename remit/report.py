@@ -42,7 +42,8 @@ def report(
     if as_json:
         render.print_json(found.model_dump(mode="json"))
     elif html is not None:
-        print(f"Written to {html}: {sum(a.all_runs.runs for a in found.agents)} runs of {len(found.agents)} agents.")
+        runs, names = sum(a.all_runs.runs for a in found.agents), ", ".join(a.agent for a in found.agents)
+        print(f"Written to {html}: {runs} {'run' if runs == 1 else 'runs'} of {names}.")
     else:
         from remit.reporting.table import tables
 

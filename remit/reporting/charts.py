@@ -12,7 +12,7 @@ from remit.reporting.words import ARMS, interval, money, percent
 __all__ = ["Chart", "Label", "Mark", "of_agent", "overview"]
 
 WIDTH = 360.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 8.0, 10.0, 24.0
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 8.0, 10.0, 24.0
 PLOT = 120.0
 ROW = 38.0
 MOST_BINS = 31
@@ -151,7 +151,7 @@ def _costs(name: str, agent: AgentReport) -> Chart | None:
     said = f"At most {money(round(max(shown)))}" + (f"; the ceiling is {money(ceiling)}." if ceiling else ".")
     return Chart(
         name,
-        "Model cost per completed task, by day",
+        "Model cost per completed task",
         said,
         TOP + PLOT + BOTTOM,
         (*frame, *marks),

@@ -49,11 +49,13 @@ def _section(agent: AgentReport, number: int) -> dict[str, object]:
 
 
 def _tiles(found: Figures) -> list[tuple[str, str]]:
+    least, cost = words.AT_LEAST, words.unit_cost(found)
     return [
         ("Runs", str(found.runs)),
         ("Task success", words.percent(found.success)),
         ("Human escalation", words.percent(found.escalation)),
-        ("Cost per completed", words.unit_cost(found)),
+        # In a tile there is room for a sign, but not for the words.
+        ("Cost per completed", ("\u2265 " if least in cost else "") + cost.removesuffix(least)),
         ("Latency, p95", words.seconds(found.latency.p95)),
         ("Approval wait, p95", words.seconds(found.approvals.wait.p95)),
         ("Net return", words.money(found.value.net_micro_usd) if found.value else ""),

@@ -5,8 +5,21 @@ from datetime import UTC, datetime
 from policies.value import usd
 from remit.reporting.figures import AgentReport, Drafts, Figures, Moved, Rate, Report, Spread
 
-__all__ = ["ARMS", "assumptions", "interval", "lines", "money", "percent", "period", "seconds", "spending", "unit_cost"]
+__all__ = [
+    "ARMS",
+    "AT_LEAST",
+    "assumptions",
+    "interval",
+    "lines",
+    "money",
+    "percent",
+    "period",
+    "seconds",
+    "spending",
+    "unit_cost",
+]
 
+AT_LEAST = " at least"
 ARMS = {"agent": "Not compared", "candidate": "Candidate", "stable": "Stable", "human": "People"}
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
@@ -58,14 +71,13 @@ def spread(found: Spread) -> str:
 def unit_cost(found: Figures) -> str:
     """What a completed run cost, and whether that is all of it."""
     if found.cost_per_completed_micro_usd is None:
-        return "none completed" if found.runs else ""
-    return money(found.cost_per_completed_micro_usd) + (" at least" if found.unknown_cost_calls else "")
+        return "none completed" if found.success.of else ""
+    return money(found.cost_per_completed_micro_usd) + (AT_LEAST if found.unknown_cost_calls else "")
 
 
 def lines(found: Figures, drafts: Drafts | None) -> list[tuple[str, str]]:
     """Each figure with its name; empty where there is none. The same names, in the same order, each time."""
     asked, value = found.approvals, found.value
-    lost = found.unknown_cost_calls
     return [
         ("Runs", f"{found.runs}" + (f": {_ends(found)}" if found.ends else "")),
         ("Task success", interval(found.success)),
@@ -76,8 +88,8 @@ def lines(found: Figures, drafts: Drafts | None) -> list[tuple[str, str]]:
         ("First write after", spread(found.first_response)),
         ("Tool calls per task", "" if found.tool_calls_per_task is None else f"{found.tool_calls_per_task:.1f}"),
         ("Cost per completed task", unit_cost(found)),
-        ("Model cost", f"{money(found.cost_micro_usd)}{f', and {_calls(lost)} of unknown cost' if lost else ''}"),
-        ("Simulated", f"tokens and cost of {found.simulated_runs} runs: a scripted model" if found.simulated_runs else ""),
+        ("Cost", _cost(found)),
+        ("Simulated", f"tokens and cost of {_runs(found.simulated_runs)}: a scripted model" if found.simulated_runs else ""),
         ("Validation failures", _count(found.validation_failures)),
         ("Policy denials", _count(found.policy_denials)),
         ("Tool errors", _count(found.errors)),
@@ -131,6 +143,18 @@ def spending(agent: AgentReport) -> list[str]:
 
 def _ends(found: Figures) -> str:
     return ", ".join(f"{count} {name}" for name, count in found.ends.items())
+
+
+def _cost(found: Figures) -> str:
+    lost = found.unknown_cost_calls
+    if not (found.cost_micro_usd or lost or found.success.of):
+        return ""
+    said = "" if found.success.of else ", as somebody said"
+    return money(found.cost_micro_usd) + said + (f", and {_calls(lost)} of unknown cost" if lost else "")
+
+
+def _runs(count: int) -> str:
+    return f"{count} {'run' if count == 1 else 'runs'}"
 
 
 def _calls(count: int) -> str:
