@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from activities.library import Library
     from remit.reporting.figures import Known, Report
 
-__all__ = ["report", "since_of"]
+__all__ = ["made", "report", "since_of"]
 
 UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 LONGEST_SECONDS = 3660 * 86_400
@@ -34,7 +34,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
 ) -> None:
     """Report what agents' runs came to: success, escalation, cost, latency, approvals, refusals, and the return on it."""
-    found = _made(load(), since, agent)
+    found = made(load(), since, agent)
     if html is not None:
         from remit.reporting.page import page
 
@@ -77,7 +77,7 @@ def since_of(text: str, now: float) -> float:
     return max(began, now - LONGEST_SECONDS)
 
 
-def _made(settings: Settings, text: str, agent: str | None) -> "Report":
+def made(settings: Settings, text: str, agent: str | None) -> "Report":
     """The report.
 
     Raises:

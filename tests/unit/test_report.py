@@ -2,11 +2,13 @@
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Generator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jsonschema
 import pytest
 import sqlalchemy as sa
 from rich.console import Console
@@ -22,6 +24,7 @@ from remit.report import since_of
 from remit.reporting.figures import Known, Report, report_of
 from remit.reporting.page import page
 from remit.reporting.table import tables
+from remit.settings import ROOT
 from tests.unit.test_ledger import KINDS, fresh
 
 AGENT = "billing-resolution"
@@ -221,6 +224,14 @@ def test_an_agent_that_completes_nothing_has_no_cost_per_task(ledger: Ledger) ->
     said = shown(report)
     assert "none completed" in said
     assert "No usable `agent.toml` says what an outcome of it is worth." in said
+
+
+def test_the_shipped_schema_is_that_of_the_json(ledger: Ledger) -> None:
+    """`docs/schemas/report-1.schema.json` says what `remit report --json` prints: `Report.model_json_schema()`."""
+    shipped = json.loads((ROOT / "docs" / "schemas" / "report-1.schema.json").read_text())
+    assert shipped == Report.model_json_schema()
+    fill(ledger)
+    jsonschema.validate(made(ledger).model_dump(mode="json"), shipped)
 
 
 def shown(report: Report) -> str:
