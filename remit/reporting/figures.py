@@ -273,7 +273,8 @@ def _figures(runs: Sequence[RunRecord], said: Mapping[str, Outcome], moved: Iter
     approvals = _approvals(runs)
     reasons = Counter[str]()
     for run in runs:
-        reasons.update(json.loads(run.reasons or "{}"))
+        if run.reasons:
+            reasons.update(json.loads(run.reasons))
     firsts = [run.first_response_ms / 1000 for run in judged if run.first_response_ms is not None]
     return Figures(
         runs=len(runs),
@@ -349,7 +350,8 @@ def _approvals(runs: Sequence[RunRecord]) -> Approvals:
     decided = totals["approved"] + totals["rejected"] + totals["edited"]
     waits: list[float] = []
     for run in runs:
-        waits += json.loads(run.waits or "[]")
+        if run.waits:
+            waits += json.loads(run.waits)
     return Approvals(
         **totals,
         undecided=max(0, totals["asked"] - decided),
