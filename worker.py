@@ -32,6 +32,7 @@ from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.releases import Releases
 from activities.results import StoredResults
+from activities.reviews import Reviews
 from activities.rollouts import RolloutActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
@@ -171,8 +172,29 @@ def _build(
         settings.capability_seconds,
     )
     meter = Meter(ledger, LiveCaps(library, settings.caps))
+    reviews = Reviews(
+        catalog,
+        parts.reviewed,
+        directory,
+        capabilities.keys,
+        audience=audience(client, settings),
+        roles=settings.reviewing_roles,
+        agents=parts.library.identities(),
+        strict=settings.env == "production",
+    )
     authority = AuthorityActivities(
-        runs, library, catalog, connectors, releases, directory, models, capabilities, settings.history_events, ledger, meter
+        runs,
+        library,
+        catalog,
+        connectors,
+        releases,
+        directory,
+        models,
+        capabilities,
+        settings.history_events,
+        ledger,
+        meter,
+        reviews,
     )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results, meter)

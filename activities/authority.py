@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import structlog
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -18,6 +19,7 @@ from activities.library import AgentFile, Library
 from activities.meter import Meter, capped
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.releases import Releases
+from activities.reviews import Reviews
 from activities.runs import Runs
 from policies.autonomy import lowest
 from policies.errors import (
@@ -31,7 +33,7 @@ from policies.errors import (
     Unavailable,
 )
 from policies.identity import Directory
-from policies.models import AutonomyMode, Frozen
+from policies.models import AgentIdentity, AutonomyMode, Frozen
 from policies.rollout import Rollout
 from policies.routing import ModelChoice, Price, Route
 from policies.switches import Scope, scopes_of_run
@@ -39,7 +41,7 @@ from tools.catalog import Catalog
 from tools.results import READ_MORE
 from tools.spec import Connector
 from tools.subjects import Subjects
-from workflows.messages import Admission, Capsule, MintCapability, Minted, PauseState, PinnedTool, ReadPeople
+from workflows.messages import Admission, Capsule, MintCapability, Minted, PauseState, PinnedTool, ReadPeople, Withheld
 
 __all__ = ["AuthorityActivities", "ModelConfig"]
 
@@ -84,9 +86,12 @@ class AuthorityActivities:
         history_events: int,
         ledger: Ledger,
         meter: Meter,
+        reviews: Reviews,
     ) -> None:
         self._meter = meter
         self._ceilings = Ceilings(ledger)
+        self._reviews = reviews
+        self._log = structlog.get_logger("remit.admission")
         self._ledger = ledger
         self._releases = releases
         self._history_events = history_events
@@ -165,7 +170,8 @@ class AuthorityActivities:
         delegations = await asyncio.to_thread(self._capabilities.take_delegations, run) if arm != "human" else []
         more = [name for name in (*(d.tool for d in delegations), READ_MORE) if name in self._catalog.specs]
         given = (*self._library.specs(agent), *(self._catalog.specs[name] for name in more))
-        specs = list({s.name: s for s in given}.values())
+        withheld = await self._withheld(admission.run_id, identity, [s.name for s in given])
+        specs = list({s.name: s for s in given if s.name not in {w.name for w in withheld}}.values())
         tools = tuple(PinnedTool(name=s.name, version=s.version, digest=s.digest) for s in specs)
         return Capsule(
             run_id=admission.run_id,
@@ -195,7 +201,20 @@ class AuthorityActivities:
             arm=arm,
             stage=rollout.weight if rollout and arm else 0,
             over_ceiling=over,
+            withheld=withheld,
         )
+
+    async def _withheld(self, run_id: str, agent: AgentIdentity, tools: Sequence[str]) -> tuple[Withheld, ...]:
+        """The tools that aren't as somebody reviewed them: in the other modes people look at each write."""
+        if agent.mode != "live":
+            return ()
+        try:
+            found = await asyncio.to_thread(self._reviews.withheld, self._ledger, tools)
+        except Unavailable as e:
+            raise ApplicationError(e.message, type=e.code) from None  # retried: the issuer comes back
+        for each in found:
+            self._log.warning("tool not offered", run=run_id, agent=agent.name, tool=each.name, why=each.why)
+        return found
 
     def _look(self, run_id: str, agent: str, subject: str) -> tuple[PauseState | None, Rollout | None, AutonomyMode]:
         """The pause under which the run begins, the rollout of its agent, and the most that the agent may do by itself now.

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field, JsonValue, ValidationError
@@ -137,6 +138,14 @@ class Library:
 
     def names(self) -> list[str]:
         return sorted({p.parent.name for root in self._roots for p in (root / "agents").glob("*/agent.toml")})
+
+    def identities(self) -> list[str]:
+        """The ids of all agents that can be read: no person is called like one."""
+        found: list[str] = []
+        for name in self.names():
+            with suppress(InvalidInput):
+                found.append(self.agent(name).id)
+        return found
 
     def agent(self, name: str) -> AgentFile:
         """The agent called `name`, checked against the tools.

@@ -18,12 +18,14 @@ from policies.models import Frozen
 
 __all__ = ["RELEASE_SECONDS", "TYPE", "ControlClaims", "Signable", "people_needed", "sign_control", "verify_control"]
 
-Signable = Literal["unkill", "put_back", "rollout_start", "rollout_promote"]
+Signable = Literal["unkill", "put_back", "rollout_start", "rollout_promote", "tool_approve", "tool_withdraw"]
 HOW: dict[Signable, str] = {
     "unkill": "remit unkill",
     "put_back": "remit breaker put-back",
     "rollout_start": "remit rollout start",
     "rollout_promote": "remit rollout promote",
+    "tool_approve": "remit tools approve",
+    "tool_withdraw": "remit tools withdraw",
 }
 TYPE = "control+jws"
 RELEASE_SECONDS = 3600
@@ -37,6 +39,7 @@ class ControlClaims(Frozen):
         epoch: of the switch that it is about; one that is set later is another switch. Of a rollout likewise, 0 for a new one.
         release: definition of the candidate that is started; `people`: whether people do the rest, and not a stable release.
         audience: the workers that it is for, so that it counts in no other place.
+        digest: of a tool as it was reviewed.
     """
 
     command: Signable
@@ -49,6 +52,7 @@ class ControlClaims(Frozen):
     exp: int
     release: str = ""
     people: bool = False
+    digest: str = ""
 
 
 def people_needed(scope: str) -> int:

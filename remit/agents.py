@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from policies.autonomy import Accepted
 from policies.errors import PolicyInvalid, RemitError
+from policies.reviews import WHY
 from policies.value import OutcomeRules, OverCeiling, Spending, judge, usd
 from remit import render
 from remit.settings import Settings
@@ -38,15 +39,20 @@ COLUMNS = (
 def print_agents(settings: Settings, *, as_json: bool) -> None:
     """The agents, and what people made of their proposals."""
     from remit.apps import assemble
+    from remit.reviewing import board
 
-    library = assemble(settings).library
+    parts = assemble(settings)
+    library = parts.library
     found = [library.agent(name) for name in library.names()]
-    counts, costs, why = _counted(settings, found, library)
+    tools = board(settings, parts, lenient=True)
+    held = {a.name: [(r.tool, WHY[r.state]) for r in tools.held_back(a.name, a.mode)] for a in found}
+    counts, costs, unknown = _counted(settings, found, library)
     if as_json:
         render.print_json(
             [
                 a.identity.model_dump(mode="json")
                 | {"tools": list(a.tools), "policy": a.policy}
+                | {"not_offered": [{"tool": tool, "why": why} for tool, why in held[a.name]]}
                 | {"proposals": None if counts is None else _as_json(counts.get(a.name, Accepted()))}
                 | {"outcome": _outcome_json(costs.get(a.name))}
                 for a in found
@@ -64,8 +70,11 @@ def print_agents(settings: Settings, *, as_json: bool) -> None:
     )
     out = render.console()
     out.print(render.table("", COLUMNS, rows))
-    if why:
-        out.print(f"What people made of proposals isn't known here: {why}", markup=False)
+    for a in found:
+        for tool, why in held[a.name]:
+            out.print(f"{a.name} isn't offered {tool}: {why}; `remit tools review` says more.", markup=False)
+    if unknown:
+        out.print(f"What people made of proposals isn't known here: {unknown}", markup=False)
     elif counts:
         out.print(f"Proposals and accepted ones: those of the last {DAYS} days.", markup=False)
 

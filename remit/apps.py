@@ -16,9 +16,11 @@ from types import ModuleType
 from typing import cast
 
 import structlog
+from pydantic import TypeAdapter
 
 from activities.library import Library
 from policies.errors import InvalidInput, MissingKey, RemitError, ToolInvalid
+from policies.reviews import Shipped
 from remit.settings import ROOT, Settings
 from tools import builtin
 from tools.billing import Billing
@@ -28,14 +30,17 @@ from tools.connectors.corpus import Corpora
 from tools.connectors.sandbox import Sandbox
 from tools.incidents import Incidents
 from tools.kb import Knowledge
-from tools.spec import Connector
+from tools.spec import Connector, ToolSpec
 from tools.subjects import Subjects, SubjectsByKind
 from tools.support import Support
 
-__all__ = ["PACKAGE", "Connectors", "Parts", "Source", "assemble"]
+__all__ = ["PACKAGE", "REVIEWED", "Connectors", "Parts", "Source", "assemble"]
 
 PACKAGE = "remit_app"
 """Every module of an app lies below it; the worker passes it through the workflow sandbox."""
+
+REVIEWED = Path(builtin.__file__).with_name("reviews.json")
+_REVIEWED = TypeAdapter(dict[str, Shipped])
 
 Connectors = Mapping[type[Connector], Connector]
 
@@ -78,6 +83,15 @@ class Parts:
                 except ToolInvalid as e:
                     raise ToolInvalid(f"`{file}`: {e.message}") from None
         return found
+
+    def specs(self, source: Source) -> list[ToolSpec]:
+        """The tools that `source` brings."""
+        return [spec for module in source.modules.values() for spec in Catalog.of(module).specs.values()]
+
+    @cached_property
+    def reviewed(self) -> dict[str, Shipped]:
+        """The reviews that came with this release of Remit, by tool. Those of an app's tools are in the ledger."""
+        return _REVIEWED.validate_json(REVIEWED.read_bytes())
 
     @cached_property
     def library(self) -> Library:

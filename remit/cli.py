@@ -23,6 +23,7 @@ from remit.connection import connect, storage_of
 from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
+from remit.options import AppDir
 from remit.people import people
 from remit.privacy import codec_keys, codec_server
 from remit.report import report
@@ -31,6 +32,7 @@ from remit.schedule import schedule
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
+from remit.tools import tools
 from workflows.messages import Decided, RunSummary
 from workflows.state import OPEN
 
@@ -55,6 +57,7 @@ app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
 app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
+app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
 for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, report):
     app.command()(command)
@@ -77,23 +80,6 @@ Changes = Annotated[
     ),
 ]
 ApprovalId = Annotated[str | None, typer.Argument(help="Which approval; may be left out when only one is pending.")]
-
-
-def _use_app(folder: Path | None) -> None:
-    if folder is not None:
-        os.environ["REMIT_APP"] = str(folder.absolute())  # where `load` and the worker of `remit dev` find it
-
-
-AppDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--app",
-        callback=_use_app,
-        help="A folder that adds agents, tools and bundles; `REMIT_APP` does the same.",
-        metavar="DIR",
-        show_default=False,
-    ),
-]
 
 
 def _do(work: Coroutine[Any, Any, T]) -> T:
@@ -396,41 +382,6 @@ def agents(as_json: AsJson = False, app_dir: AppDir = None) -> None:
     """List the agents: who they are, who answers for them, what they may use, and what people made of their proposals."""
     del app_dir
     print_agents(load(), as_json=as_json)
-
-
-@app.command()
-def tools(as_json: AsJson = False, app_dir: AppDir = None) -> None:
-    """List the tools: what they touch, how risky they are, how a write is kept from happening twice."""
-    from remit.apps import assemble
-
-    del app_dir
-    specs = list(assemble(load()).catalog.specs.values())
-    if as_json:
-        render.print_json(
-            [
-                {
-                    "name": s.name,
-                    "version": s.version,
-                    "effect": s.effect,
-                    "risk": s.risk,
-                    "scope": s.scope,
-                    "resource": s.resource_type,
-                    "idempotency": s.idempotency,
-                    "description": s.description,
-                    "arguments": s.schema,
-                    "digest": s.digest,
-                }
-                for s in specs
-            ]
-        )
-        return
-    render.console().print(
-        render.table(
-            "",
-            ("Tool", "Effect", "Risk", "Scope", "Acts on", "Idempotency"),
-            ((s.id, s.effect, s.risk, s.scope, s.resource_type, s.idempotency or "") for s in specs),
-        )
-    )
 
 
 @policy.command("check")

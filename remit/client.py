@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["HELP", "RUN_STATUSES", "NoWorker", "Remit", "RunFailed", "RunRow", "checked_id", "status_of", "summary_of"]
 
 ANSWER_SECONDS = 10.0
+BUSY = "TMPRL1101"  # what the SDK answers when the workflow's thread had no turn for two seconds
 _NO_WORKER = "No worker answers for run `{}`; start one with `remit dev` or `python worker.py`. Nothing is lost."
 _PAST_REMIT: dict[WorkflowExecutionStatus | None, str] = {
     WorkflowExecutionStatus.TERMINATED: "terminated",
@@ -193,6 +194,8 @@ class Remit:
             with _answers(workflow_id):
                 return await self.handle(workflow_id).query("status", result_type=RunSummary, rpc_timeout=ANSWER)
         except WorkflowQueryFailedError as e:
+            if BUSY in str(e):
+                raise Unavailable(f"The worker is too busy to answer for run `{workflow_id}`; ask again.") from None
             raise RunFailed(str(e)) from None
         except NoWorker as e:
             run = await self._recorded(workflow_id, e)

@@ -209,6 +209,8 @@ def show(run: RunSummary) -> list[object]:
             f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}{unknown_cost(usage)}",
         ),
     ]
+    if run.withheld:
+        facts.append(("Not offered", escape("; ".join(f"{w.name}, {w.why}" for w in run.withheld))))
     facts += [
         ("Paused", f"[yellow]since {clock(p.since)}[/], {escape(p.scope or 'this run')}: {escape(p.reason)}")
         for p in run.pauses

@@ -122,7 +122,16 @@ class Signer:
         self.sub, self.roles = person.sub, person.roles
 
     def command(
-        self, command: Signable, *, scope: str, epoch: int, audience: str, reason: str, release: str = "", people: bool = False
+        self,
+        command: Signable,
+        *,
+        scope: str,
+        epoch: int,
+        audience: str,
+        reason: str,
+        release: str = "",
+        people: bool = False,
+        digest: str = "",
     ) -> str:
         """The signed command to the fleet, as `ControlClaims` says it; good for some minutes."""
         now = int(time.time())
@@ -137,6 +146,7 @@ class Signer:
             exp=now + SIGNATURE_SECONDS,
             release=release,
             people=people,
+            digest=digest,
         )
         return sign_control(claims, self.key)
 

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        review_roles: who may review tools, names with commas between them; by default everybody who has a role.
         deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
         build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
         audience: the workers whose capabilities these are; by default the namespace and the task queue.
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     business: Path | None = None
     storage: str = ""
     root_keys: Path | None = None
+    review_roles: str = ""
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
     codec: bool = False
@@ -143,6 +145,10 @@ class Settings(BaseSettings):
             roles_claim=self.oidc_roles_claim,
             roles=self.oidc_roles,
         )
+
+    @property
+    def reviewing_roles(self) -> tuple[str, ...]:
+        return tuple(filter(None, (role.strip() for role in self.review_roles.split(","))))
 
     @property
     def deployment_name(self) -> str:

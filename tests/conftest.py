@@ -6,9 +6,11 @@ import shutil
 import sys
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from temporalio.worker._workflow import _WorkflowWorker  # pyright: ignore[reportPrivateUsage]
 
 import worker
 from remit.embedded import TemporalServer
@@ -20,7 +22,17 @@ from tools.connectors import sandbox
 settings.register_profile("remit", deadline=None)  # how fast a machine is proves nothing
 settings.load_profile("remit")
 os.environ["REMIT_DEPLOYMENT"] = "none"  # as in `Engine`, for the workers that tests start as processes
+PATIENCE_SECONDS = 30
 _status = 0
+
+
+def _patient(worker: Any, *args: Any, _init: Any = _WorkflowWorker.__init__, **given: Any) -> None:
+    """Several test processes share a machine: a workflow that had no turn for two seconds isn't in a deadlock there."""
+    _init(worker, *args, **given)
+    worker._deadlock_timeout_seconds = PATIENCE_SECONDS
+
+
+_WorkflowWorker.__init__ = _patient  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def pytest_sessionfinish(exitstatus: int) -> None:

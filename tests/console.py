@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.settings import ROOT
+from tests import forked
 
 __all__ = ["BIN", "Answer", "Console", "DevEngine"]
 
@@ -40,7 +41,7 @@ class Console:
 
     def remit(self, *args: str, code: int | None = 0) -> Answer:
         """Run `remit ARGS`; its exit code must be `code`, unless that is None."""
-        return self.run([str(BIN / "remit"), *args], code=code)
+        return self._judged(Answer(*forked.remit(args, self.cwd, self.env)), ["remit", *args], code)
 
     def sh(self, script: str, *, code: int | None = 0) -> Answer:
         """Run a block of shell, stopping at the first command that fails."""
@@ -48,7 +49,9 @@ class Console:
 
     def run(self, argv: list[str], *, code: int | None = 0) -> Answer:
         found = subprocess.run(argv, cwd=self.cwd, env=self.env, capture_output=True, text=True, timeout=120, check=False)
-        answer = Answer(found.returncode, found.stdout, found.stderr)
+        return self._judged(Answer(found.returncode, found.stdout, found.stderr), argv, code)
+
+    def _judged(self, answer: Answer, argv: list[str], code: int | None) -> Answer:
         assert code is None or answer.code == code, f"{argv} ended with {answer}"
         assert "Traceback" not in answer.err
         return answer

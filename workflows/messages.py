@@ -213,6 +213,13 @@ class PinnedTool(Frozen):
     digest: str
 
 
+class Withheld(Frozen):
+    """A tool of the agent that the run isn't offered, and why."""
+
+    name: str
+    why: str
+
+
 class Minted(Frozen):
     """A capability, by its id in the ledger; its token is in no history. `expires_at` in Unix seconds."""
 
@@ -281,6 +288,7 @@ _ADDED = (
     "arm",
     "stage",
     "over_ceiling",
+    "withheld",
 )
 
 
@@ -297,6 +305,7 @@ class Capsule(Frozen):
         release: digest of all that its behaviour depends on: `policies.rollout.Release`.
         arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
         over_ceiling: what the agent's outcomes cost, when that was so much that this run keeps to the cheaper model.
+        withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
     """
 
     run_id: str
@@ -326,6 +335,7 @@ class Capsule(Frozen):
     arm: Arm = ""
     stage: int = 0
     over_ceiling: OverCeiling | None = None
+    withheld: tuple[Withheld, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -684,6 +694,7 @@ class RunSummary(Frozen):
         judged: what the verdict on each pending approval rested on, so that another policy can be asked the same.
         fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         segments: where earlier calls and approvals of a long run are described.
+        withheld: tools of the agent that the run wasn't offered.
     """
 
     run_id: str
@@ -714,3 +725,4 @@ class RunSummary(Frozen):
     arm: Arm = ""
     stage: int = 0
     over_ceiling: OverCeiling | None = None
+    withheld: tuple[Withheld, ...] = ()

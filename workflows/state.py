@@ -401,6 +401,7 @@ class RunState(BaseModel):
             arm=capsule.arm if capsule else "",
             stage=capsule.stage if capsule else 0,
             over_ceiling=capsule.over_ceiling if capsule else None,
+            withheld=capsule.withheld if capsule else (),
         )
 
     def end(self, run_id: str, workflow_id: str, now: int) -> RunEnd | None:

@@ -73,6 +73,8 @@ def cockpit(state: RunState, workflow_id: str) -> str:
     if capsule:
         model = _code(state.model) or "not asked yet"
         lines += ["", f"Policy {_code(capsule.bundle.version)}, mode {_code(state.mode or '')}, model {model}."]
+        if capsule.withheld:
+            lines[-1] += f" Not offered: {'; '.join(f'{_code(w.name)}, {w.why}' for w in capsule.withheld)}."
     if state.fallbacks:
         lines[-1] += f" Answered by a fallback: {state.fallbacks}, last for {_code(state.fell_back_from)}."
     if capsule and capsule.over_ceiling:

@@ -20,6 +20,7 @@ __all__ = [
     "run_records",
     "standings",
     "switch_log",
+    "tool_reviews",
     "trips",
     "usage_minutes",
 ]
@@ -322,4 +323,23 @@ mode_overrides = Table(
     Column("set_by", String(200), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+)
+
+# Rows are only added; a worker adds its seal to one that it has verified. What a row says counts only as far as it is signed.
+tool_reviews = Table(
+    "tool_reviews",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("tool", String(200), nullable=False),
+    Column("version", String(100), nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("key_id", String(200), nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("seal", Text, nullable=False),
+    Index("tool_reviews_by_tool", "tool", "id"),
 )

@@ -28,6 +28,15 @@ AT_ONCE = 24
 GENERATED = "generated"
 ABOUT_FORM = ("junk_past_the_workflow", "starts_that_bring_their_own_authority", "final_answer_smuggling")
 """Scenes that no guard but parsing stands against."""
+TELLING = {
+    "subject binding": ("others_things", "a_bundle_that_forgot_the_subject"),
+    "approval verification": ("forged_approvals", "approved_once", "one_person_for_two", "approved_for_another_run"),
+    "ledger reservation": ("one_cent_more", "splitting_in_one_turn", "splitting_across_turns", "splitting_across_runs"),
+    "kill check": ("killed_between_approval_and_reservation", "killed_while_people_think"),
+    "autonomy mode": ("an_agent_that_may_not_write",),
+    "Cedar schema": ("an_agent_whose_policy_forbids_every_write",),
+}
+"""Scenes that find that a guard is missing: the others only wait meanwhile."""
 OVERSIZED_A_RUN = 3
 
 
@@ -59,11 +68,17 @@ class Report:
         return self.tried.total()
 
 
-async def mutated(client: Client, home: Path, guard: str) -> Report:
-    """The fixed set of about 200 calls without `guard`: the report must hold something outside authority."""
+async def mutated(client: Client, home: Path, guard: str, *, small: bool = False) -> Report:
+    """The fixed set of about 200 calls without `guard`: the report must hold something outside authority.
+
+    Args:
+        small: play those scenes only that tell.
+    """
+    chosen = bypass.SCENES if guard == CAPABILITY else [s for s in SCENES if s.__name__ not in ABOUT_FORM]
+    if small and guard != CAPABILITY:
+        chosen = [s for s in chosen if s.__name__ in TELLING[guard]]
     with without(guard):
-        scenes = bypass.SCENES if guard == CAPABILITY else [s for s in SCENES if s.__name__ not in ABOUT_FORM]
-        return await attack(client, home, scenes=scenes, tasks=())
+        return await attack(client, home, scenes=chosen, tasks=())
 
 
 async def attack(

@@ -37,6 +37,7 @@ from activities.tool import ToolActivities
 from policies.identity import Directory
 from remit.connection import converter
 from remit.settings import Settings
+from tests.forked import LOADED
 from tools.catalog import Catalog
 from tools.spec import Connector
 
@@ -143,7 +144,7 @@ def _mark(log: Path, pid: int | None) -> Path:
 @functools.cache
 def _nursery() -> ForkServerContext:
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([__name__])
+    found.set_forkserver_preload([*LOADED, __name__])
     return found
 
 

@@ -37,7 +37,7 @@ async def test_a_compromised_model_brings_about_nothing_outside_authority(server
 @pytest.mark.parametrize("guard", GUARDS)
 async def test_without_any_one_guard_the_attack_succeeds(server: TemporalServer, tmp_path: Path, guard: str) -> None:
     """Each guard alone stands between some attack and its effect: the suite fails when it is taken away."""
-    report = await mutated(await server.ready(), tmp_path / "attack", guard)
+    report = await mutated(await server.ready(), tmp_path / "attack", guard, small=True)
     assert len(report.outside) >= MARGIN, report.outside
 
 

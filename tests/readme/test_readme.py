@@ -167,6 +167,9 @@ def test_add_an_agent(tmp_path: Path) -> None:
         out = console.sh(block("app")).out
         assert "All bundles and agents are in order." in out
         assert "request_callback" in out
+        reviewed = console.sh(block("review")).out
+        assert "request_callback@1 is reviewed by cleo@example.com" in reviewed
+        assert reviewed.endswith("is as it was reviewed.\n")
         console.sh("for i in $(seq 100); do remit inbox | grep -q abroad && exit 0; sleep 0.1; done; exit 1")
         assert rows(dev.home / "business.db", "account_notes") == []
         console.sh("remit approve abroad --as cleo")

@@ -188,6 +188,7 @@ def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
         "arm",
         "stage",
         "over_ceiling",
+        "withheld",
     )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}

@@ -10,7 +10,7 @@ from policies.approvals import Approval, ApprovalDecision
 from policies.identity import Directory
 from policies.models import Money, Usage, UsageLimits
 from tests.builders import ANA, NOW, capsule, request
-from workflows.messages import AssistantMessage, KillState, StartInput, ToolCallView
+from workflows.messages import AssistantMessage, KillState, StartInput, ToolCallView, Withheld
 from workflows.state import RunState
 from workflows.view import SHOWN_CALLS, cockpit, usd
 
@@ -202,6 +202,13 @@ def test_refused_signals_are_counted() -> None:
     run.refuse("decide", "malformed", "not this", NOW)
     run.refuse("decide", "bad_signature", "but this", NOW)
     assert any(line.startswith("**2 signals counted for nothing**") and line.endswith("`but this`") for line in lines(run))
+
+
+def test_what_the_agent_was_not_given_is_said() -> None:
+    """A tool that isn't as somebody reviewed it is named, with why."""
+    run = state(capsule=capsule(withheld=(Withheld(name="request_refund", why="changed since its review"),)))
+    assert any(line.endswith("Not offered: `request_refund`, changed since its review.") for line in lines(run))
+    assert "Not offered" not in cockpit(state(), "wf-1")
 
 
 def test_a_run_that_isnt_admitted_has_a_cockpit() -> None:
