@@ -1,10 +1,16 @@
 """What outcomes cost and are worth: ceilings, what passing them means, and the sums of a return. Exact, in integers."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from activities.ceilings import outcome_cost
+from activities.ledger import records, switches
+from activities.ledger.rows import RunRecord
+from activities.ledger.store import Ledger
 from policies.bundle import Bundle
 from policies.errors import PolicyInvalid
 from policies.value import OutcomeCost, OutcomeRules, Value, judge, returned, usd
@@ -106,3 +112,18 @@ def test_what_says_nothing_of_a_call_is_a_reason_and_no_error() -> None:
         tally = tally.refused(reason)
     assert (tally.errors, tally.denied, tally.invalid) == (0, 0, 0)
     assert set(tally.reasons.values()) == {1} and len(tally.reasons) == 4
+
+
+def test_the_count_begins_anew_when_a_person_lets_the_agent_go_on(tmp_path: Path) -> None:
+    """After a switch that somebody set on the agent was released, runs from before it don't count any more."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.migrate()
+    texts = dict.fromkeys(("run_id", "workflow_id", "release", "arm", "mode", "policy_version", "subject_tag"), "x")
+    spent = {"agent": "a", "outcome": "completed", "started_at": 1, "closed_at": 2, "cost_micro_usd": 900}
+    with ledger.begin() as connection:
+        assert records.keep(connection, RunRecord.model_validate({**texts, **spent}))
+        assert outcome_cost(connection, "a", RULES) == OutcomeCost(runs=1, completed=1, cost_micro_usd=900)
+        switches.engage(connection, "agent:a", "It costs too much.", "ana")
+        switches.release(connection, "agent:a", "It is mended.", "ana")
+        assert outcome_cost(connection, "a", RULES) == OutcomeCost()
+    ledger.close()
