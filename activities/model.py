@@ -23,7 +23,7 @@ from tools.results import READ_MORE
 from workflows.messages import FINAL_ANSWER, PROVIDER_BUSY, CallModel, Capsule, FinalAnswer, ModelTurn, UserMessage
 from workflows.window import summary_note
 
-__all__ = ["ModelActivities"]
+__all__ = ["Lost", "ModelActivities"]
 
 MARGIN_SECONDS = 5.0
 LONGEST = timedelta(minutes=3)
@@ -102,7 +102,7 @@ class ModelActivities:
         """The model's next message, with what it cost. Retried by Temporal only; the SDKs' own retries are off."""
         timeout = activity.info().start_to_close_timeout or LONGEST
         end = time.monotonic() + timeout.total_seconds() - MARGIN_SECONDS
-        lost = _Lost()
+        lost = Lost()
         async with beating(*lost.before):
             capsule = await self._runs.capsule(call.capsule)
             choices = capsule.route.choices(call.tier)
@@ -140,7 +140,7 @@ class ModelActivities:
         )
 
     async def _answer(
-        self, choices: tuple[ModelChoice, ...], request: ModelRequest, capsule: Capsule, end: float, lost: "_Lost"
+        self, choices: tuple[ModelChoice, ...], request: ModelRequest, capsule: Capsule, end: float, lost: "Lost"
     ) -> tuple[ModelChoice, Completion, str]:
         """The answer of the first of `choices` that isn't down, which one it was, and why it wasn't the first.
 
@@ -191,7 +191,7 @@ class ModelActivities:
             )
 
 
-class _Lost:
+class Lost:
     """How often the model of one step was asked without an answer, and perhaps billed, in all attempts of the activity.
 
     An attempt that fails tells the next one what it knows, as the details of its last heartbeat. One that dies tells nothing,
