@@ -9,7 +9,7 @@ demo: setup
 	$(BIN)/remit demo
 
 # Three workers on two cores: the tests wait more than they work.
-test: lint
+test: lint .venv/.prometheus
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(3 * (os.cpu_count() or 2) // 2)') --dist worksteal
 
 # A model that does what an attacker would, in 10,000 calls; then each guard is taken away once. `make attack ATTACK="--calls 500"`.
@@ -46,6 +46,11 @@ setup-dev: .venv/.dev
 
 .venv/.dev: .venv/.run requirements-dev.lock
 	$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Debian's Prometheus, unpacked and not installed, for the tests of metrics and alerts. One sentence where it can't be had.
+.venv/.prometheus: .venv/.dev
+	$(BIN)/python -m tests.prometheus
 	@touch $@
 
 # What the checks cost a step: runs with and without them, in turns. For an idle machine.

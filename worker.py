@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ import structlog
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import Interceptor, Worker
 
 from activities.authority import AuthorityActivities, ModelConfig
 from activities.breaking import BreakerActivities
@@ -37,12 +37,13 @@ from activities.rollouts import RolloutActivities
 from activities.runs import Runs
 from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
-from remit import telemetry
+from remit import metrics, telemetry
 from remit.apps import Parts, assemble
 from remit.connection import connect, storage_of
 from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
 from remit.fleet import Fleet, audience
+from remit.gauges import watching
 from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.sandbox import runner
@@ -104,15 +105,28 @@ async def working(client: Client, settings: Settings, ledger: Ledger) -> AsyncGe
         closing.callback(directory.close)
         parts = assemble(settings, ROOT)
         releases = Releases(parts.library, parts.corpora, build_id(settings))
+        runtime = client.service_client.config.runtime  # there is one when metrics are on
+        meter = runtime.metric_meter if settings.metrics and runtime else None
+        seen: list[Interceptor] = [telemetry.Steps()]
+        if meter:
+            metrics.begin(meter, parts.library.names(), client.namespace, settings.task_queue)
+            seen.append(metrics.Measures(meter))
         async with (
-            _control(client, settings, ledger, directory, parts, releases),
-            _build(client, settings, ledger, directory, parts, releases, closing) as worker,
+            watching(meter, client, settings.task_queue, ledger),
+            _control(client, settings, ledger, directory, parts, releases, seen),
+            _build(client, settings, ledger, directory, parts, releases, closing, seen) as worker,
         ):
             yield worker
 
 
 def _control(
-    client: Client, settings: Settings, ledger: Ledger, directory: LiveDirectory, parts: Parts, releases: Releases
+    client: Client,
+    settings: Settings,
+    ledger: Ledger,
+    directory: LiveDirectory,
+    parts: Parts,
+    releases: Releases,
+    seen: Sequence[Interceptor],
 ) -> Worker:
     """G4: on a task queue and with slots of its own, so that a kill never waits behind the work that it is to stop."""
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
@@ -133,6 +147,7 @@ def _control(
             drills.play_drill,
         ],
         workflow_runner=runner(),
+        interceptors=seen,
         deployment_config=worker_version(settings, pinned=False),
         max_cached_workflows=10,
         max_concurrent_workflow_task_polls=2,
@@ -151,6 +166,7 @@ def _build(
     parts: Parts,
     releases: Releases,
     closing: AsyncExitStack,
+    seen: Sequence[Interceptor],
 ) -> Worker:
     catalog, library, connectors = parts.catalog, parts.library, parts.connectors
     for connector in dict.fromkeys(connectors.values()):
@@ -221,6 +237,7 @@ def _build(
             fleet.confirm_kill,
         ],
         workflow_runner=runner(),
+        interceptors=seen,
         max_concurrent_activities=settings.activity_slots,
         max_concurrent_workflow_tasks=settings.workflow_slots,
         max_concurrent_local_activities=settings.local_activity_slots,
@@ -257,10 +274,11 @@ async def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then finish what is in flight."""
     log = structlog.get_logger("remit.worker")
     assemble(settings, ROOT).check()
+    runtime = metrics.runtime(settings.metrics) if settings.metrics else None
     ledger = Ledger(settings.ledger)
     ledger.migrate()
     token, seconds = await asyncio.to_thread(service_token, settings) if settings.temporal_auth == "oidc" else ("", 0)
-    client = await connect(settings, [*telemetry.traces(settings)], token=token)
+    client = await connect(settings, [*telemetry.traces(settings)], token=token, runtime=runtime)
     RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     await ensure_search_attributes(client)
     await Fleet(client, settings.task_queue).begin()

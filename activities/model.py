@@ -14,6 +14,7 @@ from activities.heartbeat import beating
 from activities.meter import Meter, billed, capped
 from activities.providers.base import Completion, ModelProvider, ModelRequest, ProviderError, ToolOffer
 from activities.runs import Runs
+from activities.telling import tell, tell_agent, tell_model
 from policies.autonomy import offered
 from policies.errors import CapReached, MissingKey, RemitError
 from policies.models import AutonomyMode
@@ -106,10 +107,13 @@ class ModelActivities:
         async with beating(*lost.before):
             capsule = await self._runs.capsule(call.capsule)
             choices = capsule.route.choices(call.tier)
+            tell_agent(capsule.agent)
+            tell_model(choices[0])
             request = await self._request(call, capsule, choices[0])
             started = time.monotonic()
             try:
                 choice, completion, why = await self._answer(choices, request, capsule, end, lost)
+                tell({"gen_ai.response.model": completion.model})
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
             except Busy as e:
                 after = timedelta(seconds=e.after_s)

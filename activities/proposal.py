@@ -14,7 +14,7 @@ from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ApprovalRefused, ToolRefusal
 from policies.identity import Directory
-from policies.models import AutonomyMode, Money, ResourceFacts
+from policies.models import AutonomyMode, Money, ResourceFacts, Verdict
 from policies.switches import scopes_of
 from tools.catalog import Catalog
 from tools.spec import Arguments, ToolSpec
@@ -114,8 +114,8 @@ class Proposal:
 
     def judge(
         self, schema: str, facts: ResourceFacts, approved: int, subject_sum_cents: int, ceiling: AutonomyMode = "live"
-    ) -> None:
-        """The mode, the subject binding, the business rules, then the pinned policy.
+    ) -> Verdict:
+        """The mode, the subject binding, the business rules, then the pinned policy, which allows it.
 
         Args:
             ceiling: what the agent may do now at most, if that is less than when the run was admitted.
@@ -147,6 +147,7 @@ class Proposal:
             raise ApprovalNeeded(subject_sum_cents, mode)
         if verdict.decision != "allow":
             raise ToolRefusal("denied", f"Policy: {verdict.reason}.")
+        return verdict
 
 
 def mint_write(

@@ -20,6 +20,7 @@ from activities.proposal import ApprovalNeeded, Proposal, mint_write
 from activities.results import StoredResults
 from activities.runs import Runs
 from activities.sending import Sending, last_attempt
+from activities.telling import tell, tell_agent
 from policies import approvals
 from policies.errors import CapReached, KillSwitchEngaged, OutcomeIndeterminate, Paused, RemitError, ToolRefusal, Unavailable
 from policies.identity import Directory
@@ -113,6 +114,7 @@ class ToolActivities:
                 if spec.effect != "read":
                     raise ToolRefusal("denied", f"`{spec.name}` writes; it can't be carried out as a read.")
                 await self._check_read(call, spec, args)
+                tell({"gen_ai.agent.name": self._capabilities.known(call.capability).agent})
                 if spec.facts:
                     spec.bind(args, await self._facts(spec, args, context), call.subject)
                 await self._count(call)
@@ -149,7 +151,9 @@ class ToolActivities:
     async def _execute(self, call: ExecuteTool, attempt: int) -> ToolOutcome:
         with ledger_needed():  # G4: no ledger, no writes. Nothing was performed that isn't recorded as `sent`.
             capsule = await self._runs.capsule(call.capsule)
+            tell_agent(capsule.agent)
             proposal, effect = await ledger_awaited(partial(self._reserved, capsule, call))
+            tell({"remit.effect_state": effect.state, "remit.effect_attempts": effect.attempts})
             spec, context = proposal.spec, self._context(proposal)
             if effect.state == "failed":
                 return _failed(effect, attempt)
@@ -216,8 +220,10 @@ class ToolActivities:
             if isinstance(checked, Exception):
                 raise checked
             facts, approved = checked
-            proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
+            verdict = proposal.judge(self._catalog.cedar_schema, facts, approved, subject_sum_cents, ceiling)
+            tell({"remit.policy_ids": verdict.policy_ids, "remit.approvals": approved})
 
+        tell({"remit.risk": proposal.spec.risk, "remit.policy_version": proposal.capsule.bundle.version})
         caps = self._meter.on_write(proposal.capsule)
         return await asyncio.to_thread(self._ledger.reserve, proposal.intent, proposal.scopes, judge, caps)
 

@@ -73,8 +73,8 @@ def _print(seen: list[Reading], lowered: list[Override], trips: Sequence[TripRec
                 r.mode,
                 r.rule.measure,
                 f"{r.rule.window_minutes} min",
-                "too little" if r.value is None else f"{r.value:.4g}",
-                f"{r.rule.limit:g}",
+                "too little" if r.value is None else _number(r.value),
+                _number(r.rule.limit),
                 r.rule.action,
             )
             for r in seen
@@ -87,7 +87,7 @@ def _print(seen: list[Reading], lowered: list[Override], trips: Sequence[TripRec
         rule = json.loads(t.rule)
         did = f"{t.mode_before} to {t.mode_after}" if t.action == "step_down" else t.action
         end = f"; put back {render.clock(t.put_back_at // 1000)} by {t.put_back_by}" if t.put_back_at else ""
-        said = f"{t.agent}, {rule['measure']} {t.value:.4g} above {rule['limit']:g}: {did}{end}"
+        said = f"{t.agent}, {rule['measure']} {_number(t.value)} above {_number(rule['limit'])}: {did}{end}"
         out.print(f"{render.clock(t.at // 1000)}  {said}", markup=False)
 
 
@@ -121,3 +121,8 @@ def put_back(
     if found.status == "unchanged":
         raise InvalidInput(f"The breaker has done nothing to `{agent}` that isn't settled; nothing was changed.")
     print(f"{agent} may do again what its file says, says {signer.sub}; it was at `{found.mode}`.")
+
+
+def _number(value: float) -> str:
+    """As people read it: with few digits when it is small, and whole when it is large."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

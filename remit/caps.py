@@ -33,7 +33,7 @@ def caps(
         )
         render.console().print(render.table("", columns, rows))
     else:
-        print("No caps are set.")
+        print("No caps are set; `[caps]` in a bundle sets those of its agents, and the file `REMIT_CAPS` those of all.")
 
 
 def _used(settings: Settings, agent: str | None) -> list[CapUse]:

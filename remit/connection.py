@@ -13,6 +13,7 @@ from temporalio.common import RawValue
 from temporalio.contrib.pydantic import PydanticPayloadConverter
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes
 from temporalio.envconfig import ClientConfig, ClientConnectConfig
+from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
 from activities.storage import Sealed, Storage, storage_at
@@ -128,11 +129,14 @@ def namespace() -> str:
     return _profile().get("namespace", "default")
 
 
-async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, token: str = "") -> Client:
+async def connect(
+    settings: Settings, plugins: list[Plugin] | None = None, *, token: str = "", runtime: Runtime | None = None
+) -> Client:
     """A client for the server of `TEMPORAL_ADDRESS` or the Temporal profile, then of a running `remit dev`.
 
     Args:
         token: sent as bearer token with each call, instead of the profile's API key.
+        runtime: that of the SDK, when metrics are on.
 
     Raises:
         InvalidInput: the Temporal profile can't be read, or the codec's keys.
@@ -145,7 +149,7 @@ async def connect(settings: Settings, plugins: list[Plugin] | None = None, *, to
         config["api_key"] = token
     data_converter = converter(settings)
     try:
-        return await Client.connect(**config, data_converter=data_converter, plugins=plugins or [])
+        return await Client.connect(**config, data_converter=data_converter, plugins=plugins or [], runtime=runtime)
     except (RuntimeError, RPCError, OSError, ValueError):
         raise Unavailable(
             f"No Temporal server answers at `{address}`; start one with `remit dev`, or set `TEMPORAL_ADDRESS`."

@@ -143,7 +143,7 @@ async def _settle(client: Client, settings: Settings, parts: Parts) -> None:
 
 def _welcome(settings: Settings, server: TemporalServer) -> None:
     home = settings.home
-    who = "The dev issuer signs as anybody (ana, bo, cleo, sam): for a laptop only."
+    who = "The dev issuer signs as anybody (ana, bo, cleo, dana, sam): for a laptop only."
     if settings.oidc:
         who = f"People log in with {settings.oidc_issuer}: `remit login`."
     print(

@@ -15,6 +15,7 @@ PURE = (
     "tools",
     "workflows.action",
     "workflows.commands",
+    "workflows.counts",
     "workflows.fleet_messages",
     "workflows.fleet_state",
     "workflows.inbox",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from policies.errors import InvalidInput
@@ -54,6 +54,8 @@ class Settings(BaseSettings):
         openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
         cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
+        metrics: where a worker has its metrics for Prometheus, `HOST:PORT`, or a port on loopback; nowhere when empty.
+        otlp_endpoint: where spans go over OTLP, by OpenTelemetry's own variables; nowhere when empty.
         breaker_seconds: how often the anomaly breaker looks at the agents' figures.
         history_events: about how many events fill a run's history, so that the run goes on in a new one.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
@@ -119,7 +121,10 @@ class Settings(BaseSettings):
     stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
     stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
     stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
-    otlp_endpoint: str | None = Field(default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    metrics: str = ""
+    otlp_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
 
     @field_validator("app", mode="before")
     @classmethod

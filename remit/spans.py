@@ -4,8 +4,9 @@ Only activities have spans of their own, for one that workflow code made would c
 people or models wrote is in an attribute.
 """
 
+import contextlib
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import temporalio.client
 import temporalio.worker
 from opentelemetry import trace
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.util.types import AttributeValue
 from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
 from temporalio.plugin import SimplePlugin
@@ -24,9 +26,19 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from workflows.messages import AGENT_RUN, REMIT_AGENT, REMIT_STATUS, ExecuteTool, ModelTurn, ReadTool, ToolOutcome
+from workflows.messages import (
+    AGENT_RUN,
+    REMIT_AGENT,
+    REMIT_STATUS,
+    CallModel,
+    Capsule,
+    ExecuteTool,
+    ModelTurn,
+    ReadTool,
+    ToolOutcome,
+)
 
-__all__ = ["plugin"]
+__all__ = ["code_of", "plugin"]
 
 _CODE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _TRACER = "remit"
@@ -59,7 +71,7 @@ class _Workflow(WorkflowInboundInterceptor):
             except Exception as e:
                 if workflow.is_failure_exception(e):
                     span.set_status(Status(StatusCode.ERROR))
-                    _end(span, error=_code(e))
+                    _end(span, error=code_of(e))
                 raise
         _end(span)
         return result
@@ -72,9 +84,26 @@ def _end(span: Span, error: str = "") -> None:
         span.set_attribute("gen_ai.agent.name", agent)
     if status := known.get(REMIT_STATUS):
         span.set_attribute("remit.status", status)
+    with contextlib.suppress(ApplicationError):  # it was never admitted
+        if isinstance(capsule := getattr(workflow.instance(), "capsule", _none)(), Capsule):
+            first = capsule.route.choose(1)
+            span.set_attributes(
+                {
+                    "gen_ai.agent.id": capsule.agent.id,
+                    "gen_ai.agent.version": capsule.release,
+                    "gen_ai.provider.name": first.provider,
+                    "gen_ai.request.model": first.model,
+                    "remit.mode": capsule.agent.mode,
+                    "remit.policy_version": capsule.bundle.version,
+                }
+            )
     if error:
         span.set_attribute("error.type", error)
     span.end()
+
+
+def _none() -> None:
+    return None
 
 
 class _Activity(ActivityInboundInterceptor):
@@ -87,12 +116,12 @@ class _Activity(ActivityInboundInterceptor):
                 with _span(f"execute_tool {call.tool}", SpanKind.INTERNAL, **_tool(call)) as span:
                     outcome = await super().execute_activity(input)
                     if isinstance(outcome, ToolOutcome):
-                        span.set_attribute("remit.status", outcome.status)
-                        if outcome.reason:
-                            span.set_attribute("remit.reason", outcome.reason)
+                        span.set_attributes(ended := _ended(call, outcome))
+                        if "error.type" in ended:
+                            span.set_status(Status(StatusCode.ERROR))
                     return outcome
             case _ if info.activity_type == "call_model":
-                with _span("chat", SpanKind.CLIENT, **{"gen_ai.operation.name": "chat"}) as span:
+                with _span("chat", SpanKind.CLIENT, **_asked(input.args)) as span:
                     turn = await super().execute_activity(input)
                     if isinstance(turn, ModelTurn):
                         span.update_name(f"chat {turn.model}")
@@ -104,10 +133,10 @@ class _Activity(ActivityInboundInterceptor):
 
 
 @contextmanager
-def _span(name: str, kind: SpanKind, **attributes: str) -> Generator[Span]:
+def _span(name: str, kind: SpanKind, **attributes: AttributeValue) -> Generator[Span]:
     """A span of the activity that is running. An error's code is kept, and never its words."""
     info = activity.info()
-    shared: dict[str, str | int] = {"gen_ai.conversation.id": info.workflow_id or "", "remit.attempt": info.attempt}
+    shared: dict[str, AttributeValue] = {"gen_ai.conversation.id": info.workflow_id or "", "remit.attempt": info.attempt}
     with trace.get_tracer(_TRACER).start_as_current_span(
         name, kind=kind, attributes={**shared, **attributes}, record_exception=False, set_status_on_exception=False
     ) as span:
@@ -115,25 +144,63 @@ def _span(name: str, kind: SpanKind, **attributes: str) -> Generator[Span]:
             yield span
         except Exception as e:
             span.set_status(Status(StatusCode.ERROR))
-            span.set_attribute("error.type", _code(e))
+            span.set_attribute("error.type", code_of(e))
             raise
 
 
-def _code(error: Exception) -> str:
+def code_of(error: Exception) -> str:
+    """The stable code of an error, or the name of its class; never its words."""
     said = error.type if isinstance(error, ApplicationError) else None
     return said if said and _CODE.fullmatch(said) else type(error).__name__
 
 
-def _tool(call: ReadTool | ExecuteTool) -> dict[str, str]:
-    found = {
+def _tool(call: ReadTool | ExecuteTool) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": call.tool,
         "gen_ai.tool.call.id": call.call_id,
         "gen_ai.tool.type": "function",
         "remit.effect": "write" if isinstance(call, ExecuteTool) else "read",
+        "remit.verdict": "allow",  # what policy denied is no activity
     }
     if isinstance(call, ExecuteTool):
-        found |= {"remit.action_digest": call.action_digest, "remit.idempotency_key": call.idempotency_key}
+        found |= {
+            "remit.step": call.step,
+            "remit.call_index": call.index,
+            "remit.action_digest": call.action_digest,
+            "remit.idempotency_key": call.idempotency_key,
+            "remit.capability_id": call.capability,
+            "remit.edits": len(call.edits),
+        }
+        if call.approval:
+            request = call.approval.request
+            found |= {
+                "remit.verdict": "require_approval",
+                "remit.policy_ids": request.policy_ids,
+                "remit.approvals_required": request.required,
+                "remit.approval_id": request.approval_id,
+            }
+            if call.approval.decisions:
+                last = max(d.decided_at for d in call.approval.decisions)
+                found["remit.approval_wait_seconds"] = max(0, last - request.requested_at)
+    return found
+
+
+def _ended(call: ReadTool | ExecuteTool, outcome: ToolOutcome) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {"remit.status": outcome.status}
+    if outcome.reason:
+        found["remit.reason"] = outcome.reason
+    if isinstance(call, ExecuteTool) and outcome.status in ("done", "indeterminate"):
+        found["remit.effect_state"] = outcome.status
+    if outcome.status in ("refused", "killed", "indeterminate"):
+        found["error.type"] = outcome.reason or outcome.status
+    return found
+
+
+def _asked(args: Sequence[object]) -> dict[str, AttributeValue]:
+    found: dict[str, AttributeValue] = {"gen_ai.operation.name": "chat"}
+    if args and isinstance(call := args[0], CallModel):
+        found |= {"remit.step": call.step, "remit.model_tier": call.tier}
     return found
 
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+import uuid
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
@@ -11,7 +12,7 @@ import temporalio.client
 import temporalio.worker
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from pydantic import TypeAdapter
 from structlog.typing import EventDict, ExcInfo, WrappedLogger
@@ -23,6 +24,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.plugin import SimplePlugin
 from temporalio.service import RPCError
 from temporalio.worker import (
+    ActivityInboundInterceptor,
+    ExecuteActivityInput,
     ExecuteWorkflowInput,
     HandleQueryInput,
     HandleSignalInput,
@@ -35,8 +38,9 @@ from temporalio.workflow import NondeterminismError
 from remit import __version__, spans
 from remit.codec import KeyAwaited, Unreadable
 from remit.settings import Settings
+from workflows.messages import CallModel, ExecuteTool, ReadTool
 
-__all__ = ["flush", "logs", "traces"]
+__all__ = ["Steps", "flush", "logs", "traces"]
 
 TRACE_HEADER = "_tracer-data"
 MAX_CHAIN = 10
@@ -51,10 +55,37 @@ def _run_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event.update(
             workflow_id=info.workflow_id, run_id=info.workflow_run_id, attempt=info.attempt, activity=info.activity_type
         )
-    span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        event["trace_id"] = format(span.trace_id, "032x")
+    event.update(_span())
     return event
+
+
+def _span() -> dict[str, str]:
+    """The ids of the current span; none when there is no span."""
+    span = trace.get_current_span().get_span_context()
+    return {"trace_id": format(span.trace_id, "032x"), "span_id": format(span.span_id, "016x")} if span.is_valid else {}
+
+
+class _Step(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        match input.args:
+            case [CallModel(step=step)]:
+                found: dict[str, object] = {"step": step}
+            case [ExecuteTool(step=step, tool=tool)]:
+                found = {"step": step, "tool": tool}
+            case [ReadTool(tool=tool)]:
+                found = {"tool": tool}
+            case _:
+                found = {}
+        # Never taken back: an activity is a task with a context of its own, in which Temporal says last that it has failed.
+        structlog.contextvars.bind_contextvars(**found, **_span())
+        return await super().execute_activity(input)
+
+
+class Steps(temporalio.worker.Interceptor):
+    """Has each log line of an activity say which step of its run, and which tool, it is about."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        return _Step(next)
 
 
 def _temporal_context(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -87,6 +118,7 @@ def logs(level: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.contextvars.merge_contextvars,
         _run_context,
     ]
     structlog.configure(
@@ -166,10 +198,21 @@ def traces(settings: Settings) -> list[SimplePlugin]:
     """The client plugins that trace this process; none when no OTLP endpoint is set."""
     if not settings.otlp_endpoint:
         return []
-    provider = create_tracer_provider(resource=Resource.create({"service.name": "remit", "service.version": __version__}))
+    provider = create_tracer_provider(resource=_resource(settings))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return [SimplePlugin("remit.telemetry", interceptors=[_Guard()]), OpenTelemetryPlugin(), spans.plugin()]
+
+
+def _resource(settings: Settings) -> Resource:
+    """Who sends the spans; what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say goes before what is said here."""
+    ours = {
+        "service.name": "remit",
+        "service.version": __version__,
+        "service.instance.id": str(uuid.uuid4()),
+        "deployment.environment.name": settings.env,
+    }
+    return Resource.create(ours).merge(OTELResourceDetector().detect())
 
 
 def flush() -> None:

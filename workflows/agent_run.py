@@ -24,7 +24,7 @@ from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from policies.switches import subject_tag
 from tools import registry
-from workflows import inbox, options, ports
+from workflows import counts, inbox, options, ports
 from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
@@ -370,6 +370,7 @@ class AgentRun:
     def _charge(self, answer: ModelTurn) -> None:
         state = self._state
         state.model = answer.model
+        counts.answered(self._capsule.agent.name, answer)
         if answer.fallback_from:
             state.fallbacks, state.fell_back_from = state.fallbacks + 1, answer.fallback_from
         state.simulated = state.simulated or answer.usage.simulated
@@ -395,7 +396,9 @@ class AgentRun:
         except ActivityError:
             self._check()
             return replace(call, refusal=ToolRefusal("unavailable", f"`{call.request.name[:80]}` can't be reached now."))
-        return turn.judge(call, recorded)
+        judged = turn.judge(call, recorded)
+        counts.judged(self._capsule.agent.name, judged)
+        return judged
 
     # ---- 4. approve ---------------------------------------------------------------------------------------------
 
@@ -444,6 +447,7 @@ class AgentRun:
         state, request, what = self._state, approval.request, fate(approval)
         if what is not None:
             state.tally = state.tally.decided(what, self._now() - request.requested_at, len(approval.decisions))
+        counts.decided(self._capsule.agent.name, what or approval.status, self._now() - request.requested_at)
         if what is None or not request.proposal or request.edited_by:  # an edited one is a person's proposal
             return
         end = ProposalEnd(
@@ -507,6 +511,7 @@ class AgentRun:
             count = self._state.seen_before(call.request.name, arguments)
             if count > 1:
                 self._state.tally = self._state.tally.more(repeated=1)
+                counts.repeated(self._capsule.agent.name)
             budgets.check_identical(count, self._state.limits, call.request.name[:80])
 
     async def _carry_out(self, turn: Turn, calls: list[Call]) -> OpenTurn | None:
@@ -555,6 +560,7 @@ class AgentRun:
         for call in calls:
             if call.index in done:
                 turn.observe(call, done[call.index])
+                counts.observed(self._capsule.agent.name, call, done[call.index])
                 self._written(call, done[call.index])
 
     def _written(self, call: Call, outcome: ToolOutcome) -> None:

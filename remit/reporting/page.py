@@ -29,6 +29,7 @@ def page(report: Report) -> str:
         policy=f"default-src 'none'; style-src 'sha256-{hashed}'; img-src data:; base-uri 'none'; form-action 'none'",
         style=Markup(style),  # noqa: S704  (our own file)
         period=words.period(report),
+        simulated=words.simulated(report),
         columns=SUMMARY,
         rows=[row(agent) for agent in report.agents],
         overview=charts.overview(report),

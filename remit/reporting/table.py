@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from remit import render
 from remit.reporting.figures import AgentReport, Figures, Report
-from remit.reporting.words import ARMS, assumptions, lines, money, percent, period, seconds, spending, unit_cost
+from remit.reporting.words import ARMS, assumptions, lines, money, percent, period, seconds, simulated, spending, unit_cost
 
 __all__ = ["SUMMARY", "figures_of", "row", "tables"]
 
@@ -16,6 +16,8 @@ SUMMARY = ("Agent", "Runs", "Success", "Escalated", "Cost/completed", "p95", "Ap
 def tables(report: Report) -> Iterator[object]:
     """What to print, in order."""
     yield f"[bold]{escape(period(report))}[/]"
+    if note := simulated(report):
+        yield f"[yellow]{note}[/]"
     yield render.table("", SUMMARY, (tuple(map(escape, row(agent))) for agent in report.agents))
     for agent in report.agents:
         yield f"\n[bold]{escape(agent.agent)}[/]" + (f"  {escape(agent.known.owner)}" if agent.known else "")

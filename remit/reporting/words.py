@@ -37,6 +37,12 @@ def period(report: Report) -> str:
     return f"Runs that ended from {_clock(report.since)} to {_clock(report.until)}"
 
 
+def simulated(report: Report) -> str:
+    """What must be said of cost that a script made up; empty when there is none."""
+    count = sum(agent.all_runs.simulated_runs for agent in report.agents)
+    return f"{_runs(count)} of these had a scripted model: tokens and cost are simulated." if count else ""
+
+
 def _clock(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 

@@ -79,7 +79,7 @@ def test_caps_of_one_agent_are_listed_with_the_fleets(console: Console) -> None:
 def test_without_caps_there_is_nothing_to_list(console: Console) -> None:
     """Said in a sentence; as JSON it is an empty list."""
     bare = Console(console.cwd, {**console.env, "REMIT_CAPS": ""})
-    assert bare.remit("caps").out == "No caps are set.\n"
+    assert bare.remit("caps").out.startswith("No caps are set; `[caps]`")
     assert bare.remit("caps", "--json").json == []
 
 
