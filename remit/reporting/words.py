@@ -40,7 +40,7 @@ def period(report: Report) -> str:
 def simulated(report: Report) -> str:
     """What must be said of cost that a script made up; empty when there is none."""
     count = sum(agent.all_runs.simulated_runs for agent in report.agents)
-    return f"{_runs(count)} of these had a scripted model: tokens and cost are simulated." if count else ""
+    return f"{count} of these runs had a scripted model: tokens and cost are simulated." if count else ""
 
 
 def _clock(milliseconds: int) -> str:

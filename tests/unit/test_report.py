@@ -251,7 +251,7 @@ def test_the_table_prints_the_assumptions_and_what_is_uncertain(ledger: Ledger) 
         "$0.0167 at least",
         "$0.1000, and 2 model calls of unknown cost",
         "tokens and cost of 1 run: a scripted model",
-        "1 run of these had a scripted model: tokens and cost are simulated.",
+        "1 of these runs had a scripted model: tokens and cost are simulated.",
         "median 5.5 min, p95 10.0 min",
         "5.00 EUR by 1 write; $169.00 by 2 writes, 1 of them unknown",
         "Net return $49.39",
