@@ -69,8 +69,8 @@ def _release(case: Case) -> int:
     held(release.prompt == digest(pinned.prompt), "The release has another prompt than the run was pinned to.")
     held(release.policy == pinned.bundle.digest, "The release has another policy than the run was pinned to.")
     held(release.route in ("", digest(pinned.route)), "The release has another route than the run was pinned to.")
-    tools = {t.name: t.digest for t in pinned.tools}
-    differ = min((n for n, d in release.tools.items() if tools.get(n) != d), default="")
+    tools, withheld = {t.name: t.digest for t in pinned.tools}, {w.name for w in pinned.withheld}
+    differ = min((n for n, d in release.tools.items() if tools.get(n) != d and n not in withheld), default="")
     held(not differ, f"The release has another tool `{differ}` than the run was pinned to.")
     return 1
 
