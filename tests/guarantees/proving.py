@@ -33,6 +33,7 @@ from remit.proof.verify import Report, verify
 from remit.settings import ROOT, Standalone
 from tests.engine import Engine, call, final, turn
 from tools import registry
+from tools.catalog import Catalog
 from tools.connectors import sandbox
 
 KEY = new_key()
@@ -193,10 +194,10 @@ def content_of(capsule: CapsuleFile) -> dict[str, Any]:
     return copy.deepcopy(capsule.model_dump(mode="json"))
 
 
-async def checked(capsule: CapsuleFile | bytes, **given: Any) -> Report:
+async def checked(capsule: CapsuleFile | bytes, catalog: Catalog = CATALOG, code: str = CODE, **given: Any) -> Report:
     """What `remit verify` finds."""
     data = capsule if isinstance(capsule, bytes) else written(capsule, plain_json=True)
-    return await verify(data, CATALOG, code=CODE, **given)
+    return await verify(data, catalog, code=code, **given)
 
 
 def flips(value: Any, path: str = "") -> Iterator[str]:
