@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities import prices
 from activities.capabilities import Capabilities, RunToAdmit
+from activities.ceilings import Ceilings
 from activities.failures import ledger_awaited, ledger_needed
 from activities.ledger import breaker, rollouts, switches
 from activities.ledger.store import Ledger
@@ -88,6 +89,7 @@ class AuthorityActivities:
         reviews: Reviews,
     ) -> None:
         self._meter = meter
+        self._ceilings = Ceilings(ledger)
         self._reviews = reviews
         self._log = structlog.get_logger("remit.admission")
         self._ledger = ledger
@@ -158,7 +160,9 @@ class AuthorityActivities:
         roles = bundle.limits().approvals.roles
         release = self._releases.release(agent, bundle, {s.name: s.digest for s in self._library.specs(agent)}, route)
         await asyncio.to_thread(self._releases.keep, self._ledger, agent.name, release)
+        over = None
         if arm != "human":
+            over = await self._ceilings.check(admission.run_id, agent, bundle, route)
             await self._meter.run(admission.run_id, agent.name, bundle)
         identity = agent.identity.model_copy(update={"mode": lowest(agent.mode, ceiling)})
         run = RunToAdmit(admission.run_id, workflow_id, agent.name, subject, admission.requester, directory, roles)
@@ -196,6 +200,7 @@ class AuthorityActivities:
             held_to_mode=True,
             arm=arm,
             stage=rollout.weight if rollout and arm else 0,
+            over_ceiling=over,
             withheld=withheld,
         )
 

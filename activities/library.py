@@ -14,6 +14,7 @@ from policies.caps import Caps
 from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
 from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
 from policies.routing import ModelChoice
+from policies.value import Value
 from tools.catalog import Catalog
 from tools.spec import ToolSpec
 
@@ -40,12 +41,6 @@ class Tier(Frozen):
 
     openai: str = ""
     anthropic: str = ""
-
-
-class Value(Frozen):
-    """What a completed run is worth: minutes of a person's work."""
-
-    minutes_saved: int = Field(default=0, ge=0)
 
 
 class AgentFile(Frozen):

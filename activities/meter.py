@@ -24,15 +24,25 @@ from policies.bundle import Bundle
 from policies.caps import ScopedCaps
 from policies.errors import CapReached
 from policies.routing import ModelChoice
-from workflows.messages import CAP_REACHED, AssistantMessage, Capped, Capsule, Message, PauseState, TokenUsage, ToolMessage
+from workflows.messages import (
+    CAP_REACHED,
+    PROVIDER_BUSY,
+    AssistantMessage,
+    Capped,
+    Capsule,
+    Message,
+    PauseState,
+    TokenUsage,
+    ToolMessage,
+)
 
-__all__ = ["CapsOf", "Meter", "capped", "pause_of"]
+__all__ = ["CapsOf", "Meter", "billed", "capped", "pause_of"]
 
 CapsOf = Callable[[str, Bundle | None], Sequence[ScopedCaps]]
 BYTES_A_TOKEN = 3
 """For an estimate: English takes four, JSON and Chinese about three."""
-NOT_BILLED = ("rate_limited", "overloaded", "auth", "bad_request", "script_exhausted")
-"""How a provider refuses a call that it then doesn't bill. One without an answer may have been billed: its estimate stands."""
+NOT_BILLED = ("rate_limited", "overloaded", "auth", "bad_request", "script_exhausted", PROVIDER_BUSY)
+"""How a call ends that isn't billed: refused, or never sent. One without an answer may have been: its estimate stands."""
 
 
 class Meter:
@@ -90,7 +100,7 @@ class Meter:
         try:
             answer = await ask()
         except (Busy, ProviderError) as e:
-            if isinstance(e, Busy) or e.code in NOT_BILLED:
+            if not billed(e):
                 await self._settle(key, TokenUsage(), 0)
             raise
         await self._settle(key, answer.usage, prices.cost(choice, answer.usage)[0])
@@ -118,6 +128,11 @@ class Meter:
         except SQLAlchemyError as e:
             # The answer is there and paid for: asking again would be paid again. The estimate stands instead.
             activity.logger.warning("what a model call took isn't settled: %s", type(e).__name__)
+
+
+def billed(error: Busy | ProviderError) -> bool:
+    """Whether a call that failed may have to be paid for."""
+    return isinstance(error, ProviderError) and error.code not in NOT_BILLED
 
 
 def pause_of(reached: CapReached) -> PauseState | None:

@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 from activities import prices
 from activities.gates import DOWN_AFTER, Busy, Gate
 from activities.heartbeat import beating
-from activities.meter import Meter, capped
+from activities.meter import Meter, billed, capped
 from activities.providers.base import Completion, ModelProvider, ModelRequest, ProviderError, ToolOffer
 from activities.runs import Runs
 from activities.telling import tell, tell_agent, tell_model
@@ -34,7 +34,7 @@ from workflows.messages import (
 )
 from workflows.window import summary_note
 
-__all__ = ["TOLD", "ModelActivities", "request_of"]
+__all__ = ["TOLD", "Lost", "ModelActivities", "request_of"]
 
 MARGIN_SECONDS = 5.0
 LONGEST = timedelta(minutes=3)
@@ -129,7 +129,8 @@ class ModelActivities:
         """The model's next message, with what it cost. Retried by Temporal only; the SDKs' own retries are off."""
         timeout = activity.info().start_to_close_timeout or LONGEST
         end = time.monotonic() + timeout.total_seconds() - MARGIN_SECONDS
-        async with beating():
+        lost = Lost()
+        async with beating(*lost.before):
             capsule = await self._runs.capsule(call.capsule)
             choices = capsule.route.choices(call.tier)
             tell_agent(capsule.agent)
@@ -137,15 +138,18 @@ class ModelActivities:
             request = await self._request(call, capsule, choices[0])
             started = time.monotonic()
             try:
-                choice, completion, why = await self._answer(choices, request, capsule, end)
+                choice, completion, why = await self._answer(choices, request, capsule, end, lost)
                 tell({"gen_ai.response.model": completion.model})
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
             except Busy as e:
                 after = timedelta(seconds=e.after_s)
-                raise ApplicationError(e.message, type=PROVIDER_BUSY, next_retry_delay=after) from None
+                raise ApplicationError(e.message, lost.told(), type=PROVIDER_BUSY, next_retry_delay=after) from None
             except ProviderError as e:
                 delay = timedelta(seconds=e.retry_after_s) if e.retry_after_s is not None else None
-                raise ApplicationError(e.message, type=e.code, non_retryable=not e.retryable, next_retry_delay=delay) from None
+                final = not e.retryable
+                raise ApplicationError(
+                    e.message, lost.told(), type=e.code, non_retryable=final, next_retry_delay=delay
+                ) from None
             except CapReached as e:
                 raise capped(e) from None
             except RemitError as e:
@@ -162,14 +166,16 @@ class ModelActivities:
             request_digest=completion.request_digest,
             latency_ms=int((time.monotonic() - started) * 1000),
             fallback_from=why,
+            lost=lost.calls,
         )
 
     async def _answer(
-        self, choices: tuple[ModelChoice, ...], request: ModelRequest, capsule: Capsule, end: float
+        self, choices: tuple[ModelChoice, ...], request: ModelRequest, capsule: Capsule, end: float, lost: "Lost"
     ) -> tuple[ModelChoice, Completion, str]:
         """The answer of the first of `choices` that isn't down, which one it was, and why it wasn't the first.
 
         Those that are down are asked last, when all others failed. `end`: monotonic seconds at which this attempt is over.
+        `lost` counts those that were asked and never answered.
 
         Raises:
             MissingKey: this worker doesn't reach the first; that is no outage, so nothing takes its place.
@@ -197,6 +203,7 @@ class ModelActivities:
                 failed[choice.provider] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
             except ProviderError as e:
                 failed[choice.provider] = e
+                lost.calls += billed(e)
                 if e.retryable:
                     gate.failed(e)
                 elif choice == first:  # a refused key or request is no outage, and must be seen
@@ -212,6 +219,25 @@ class ModelActivities:
             return await self._providers[choice.provider].complete(
                 request.model_copy(update={"model": choice.model, "timeout_s": _seconds(request, end)})
             )
+
+
+class Lost:
+    """How often the model of one step was asked without an answer, and perhaps billed, in all attempts of the activity.
+
+    An attempt that fails tells the next one what it knows, as the details of its last heartbeat. One that dies tells nothing,
+    and counts as one.
+    """
+
+    def __init__(self) -> None:
+        info = activity.info()
+        self.before: Sequence[int] = info.heartbeat_details
+        calls, attempts = self.before if len(self.before) == 2 else (0, 0)
+        self.calls = calls + info.attempt - 1 - attempts
+
+    def told(self) -> int:
+        """Tell the next attempt, and, should there be none, the run."""
+        activity.heartbeat(self.calls, activity.info().attempt)
+        return self.calls
 
 
 def _seconds(request: ModelRequest, end: float) -> float:

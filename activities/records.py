@@ -2,6 +2,7 @@
 what people made of its proposals and of its end."""
 
 import asyncio
+import json
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -77,11 +78,13 @@ class RecordActivities:
 
     def _keep(self, end: RunEnd, namespace: str) -> bool:
         same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally", "arm"})
-        tally = end.tally.model_dump(exclude={"first_write_at"})
+        tally = end.tally.model_dump(exclude={"first_write_at", "waits", "reasons"})
         first = end.tally.first_write_at
         record = RunRecord(
             **same,
             **tally,
+            waits=json.dumps(end.tally.waits) if end.tally.waits else "",
+            reasons=json.dumps(end.tally.reasons, sort_keys=True) if end.tally.reasons else "",
             arm=end.arm or "agent",
             subject_tag=subject_tag(end.subject) if end.subject else "",
             started_at=end.started_at * 1000,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from policies.errors import UsageLimitExceeded
 from policies.models import Usage, UsageLimits
 
-__all__ = ["charge_model", "charge_tools", "check_attempts", "check_identical", "check_model", "lower"]
+__all__ = ["charge_model", "charge_tools", "check_attempts", "check_identical", "check_model", "lost_model", "lower"]
 
 
 def charge_tools(usage: Usage, limits: UsageLimits, calls: int) -> Usage:
@@ -36,16 +36,22 @@ def check_model(usage: Usage, limits: UsageLimits) -> None:
             raise UsageLimitExceeded(name, f"The run used {used} of {limit} `{name}`.")
 
 
-def charge_model(usage: Usage, *, input_tokens: int, output_tokens: int, cost_micro_usd: int) -> Usage:
-    """`usage` after a model call."""
+def charge_model(usage: Usage, *, input_tokens: int, output_tokens: int, cost_micro_usd: int, unknown: int = 0) -> Usage:
+    """`usage` after a model call; `unknown`: those sent before it that never answered."""
     return usage.model_copy(
         update={
             "model_calls": usage.model_calls + 1,
             "input_tokens": usage.input_tokens + input_tokens,
             "output_tokens": usage.output_tokens + output_tokens,
             "cost_micro_usd": usage.cost_micro_usd + cost_micro_usd,
+            "unknown_cost_calls": usage.unknown_cost_calls + unknown,
         }
     )
+
+
+def lost_model(usage: Usage, calls: int) -> Usage:
+    """`usage` after model calls that never answered."""
+    return usage.model_copy(update={"unknown_cost_calls": usage.unknown_cost_calls + calls}) if calls else usage
 
 
 def check_attempts(failures: Mapping[str, int], limits: UsageLimits, tool: str) -> None:

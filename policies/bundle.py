@@ -15,6 +15,7 @@ from policies.caps import Caps
 from policies.errors import PolicyInvalid
 from policies.gates import GateRules
 from policies.models import Frozen, Obligation, UsageLimits
+from policies.value import OutcomeRules
 
 __all__ = [
     "ApprovalRules",
@@ -103,6 +104,7 @@ class Limits(Frozen):
     caps: Caps = Field(default_factory=Caps)
     gates: GateRules = Field(default_factory=GateRules)
     breaker: tuple[Rule, ...] = ()
+    outcome: OutcomeRules | None = None
 
     @model_validator(mode="after")
     def _rules_once_each(self) -> Self:

@@ -202,10 +202,17 @@ class UsageLimits(Frozen):
 
 
 class Usage(Frozen):
-    """What a run has used so far."""
+    """What a run has used so far.
+
+    Attributes:
+        cost_micro_usd: of the model calls that answered.
+        unknown_cost_calls: model calls that never answered: nobody knows whether they were billed, so `cost_micro_usd` is the
+            least that it can be.
+    """
 
     tool_calls: int = 0
     model_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_micro_usd: int = 0
+    unknown_cost_calls: int = 0

@@ -41,6 +41,11 @@ class Route(Frozen):
         # Absent when there are none: a route from before they existed keeps its digest.
         return {name: value for name, value in dump(self).items() if name != "fallbacks" or value}
 
+    @property
+    def has_cheaper(self) -> bool:
+        """Whether the cheap tier is another model than the strong one."""
+        return len(self.models) > 1 and self.models[0] != self.models[-1]
+
     def choose(self, tier: int) -> ModelChoice:
         return _at(self.models, tier)
 

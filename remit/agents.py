@@ -1,14 +1,20 @@
-"""`remit agents`: who they are, who answers for them, what they may use, and what people make of their proposals."""
+"""`remit agents`: who they are, who answers for them, what they may use, what people accept and what outcomes cost."""
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from policies.autonomy import Accepted
-from policies.errors import RemitError
+from policies.errors import PolicyInvalid, RemitError
 from policies.reviews import WHY
+from policies.value import OutcomeRules, OverCeiling, Spending, judge, usd
 from remit import render
 from remit.settings import Settings
+
+if TYPE_CHECKING:
+    from activities.library import AgentFile, Library
 
 __all__ = ["print_agents"]
 
@@ -24,6 +30,7 @@ COLUMNS = (
     "Policy",
     "Proposals",
     "Accepted",
+    "An outcome",
     "Tools",
     "Scopes",
 )
@@ -39,7 +46,7 @@ def print_agents(settings: Settings, *, as_json: bool) -> None:
     found = [library.agent(name) for name in library.names()]
     tools = board(settings, parts, lenient=True)
     held = {a.name: [(r.tool, WHY[r.state]) for r in tools.held_back(a.name, a.mode)] for a in found}
-    counts, why = _accepted(settings)
+    counts, costs, unknown = _counted(settings, found, library)
     if as_json:
         render.print_json(
             [
@@ -47,6 +54,7 @@ def print_agents(settings: Settings, *, as_json: bool) -> None:
                 | {"tools": list(a.tools), "policy": a.policy}
                 | {"not_offered": [{"tool": tool, "why": why} for tool, why in held[a.name]]}
                 | {"proposals": None if counts is None else _as_json(counts.get(a.name, Accepted()))}
+                | {"outcome": _outcome_json(costs.get(a.name))}
                 for a in found
             ]
         )
@@ -55,6 +63,7 @@ def print_agents(settings: Settings, *, as_json: bool) -> None:
         (
             *(a.name, escape(a.id), escape(a.owner), escape(a.role), a.mode, a.status, str(a.assurance), a.policy),
             *_cells(None if counts is None else counts.get(a.name, Accepted())),
+            _outcome(costs.get(a.name)),
             *(", ".join(a.tools), ", ".join(a.scopes)),
         )
         for a in found
@@ -64,23 +73,51 @@ def print_agents(settings: Settings, *, as_json: bool) -> None:
     for a in found:
         for tool, why in held[a.name]:
             out.print(f"{a.name} isn't offered {tool}: {why}; `remit tools review` says more.", markup=False)
-    if why:
-        out.print(f"What people made of proposals isn't known here: {why}", markup=False)
+    if unknown:
+        out.print(f"What people made of proposals isn't known here: {unknown}", markup=False)
     elif counts:
         out.print(f"Proposals and accepted ones: those of the last {DAYS} days.", markup=False)
 
 
-def _accepted(settings: Settings) -> tuple[dict[str, Accepted] | None, str]:
-    """By agent, what people made of its proposals; or why the ledger doesn't say."""
+def _counted(
+    settings: Settings, agents: Sequence["AgentFile"], library: "Library"
+) -> tuple[dict[str, Accepted] | None, dict[str, tuple[Spending, OverCeiling]], str]:
+    """By agent, what people made of its proposals, and what its outcomes cost; or why the ledger doesn't say."""
+    from activities.ceilings import outcome_cost
     from activities.ledger import proposals
     from activities.ledger.store import existing
 
     since = int((time.time() - DAYS * 86_400) * 1000)
+    costs: dict[str, tuple[Spending, OverCeiling]] = {}
     try:
         with existing(settings.ledger) as ledger, ledger.reading() as connection:
-            return proposals.accepted(connection, since), ""
+            for agent in agents:
+                if rules := _rules(library, agent.policy):
+                    costs[agent.name] = judge(rules, agent.value, outcome_cost(connection, agent.name, rules))
+            return proposals.accepted(connection, since), costs, ""
     except RemitError as e:  # the agents are there all the same
-        return None, e.message
+        return None, costs, e.message
+
+
+def _rules(library: "Library", policy: str) -> OutcomeRules | None:
+    """What the bundle says of outcomes; nothing for one that can't be used, as `remit policy check` says."""
+    try:
+        return library.bundle(policy).limits().outcome
+    except PolicyInvalid:
+        return None
+
+
+def _outcome(found: tuple[Spending, OverCeiling] | None) -> str:
+    """What an outcome costs, of what it may; empty for an agent whose bundle doesn't say."""
+    if found is None:
+        return ""
+    spending, figures = found
+    said = f"{usd(figures.micro_usd)} of {usd(figures.ceiling_micro_usd)}"
+    return said + {"within": "", "cheaper": ": [yellow]cheaper model only[/]", "stop": ": [red]no new runs[/]"}[spending]
+
+
+def _outcome_json(found: tuple[Spending, OverCeiling] | None) -> dict[str, object] | None:
+    return {"spending": found[0], **found[1].model_dump()} if found else None
 
 
 def _as_json(counts: Accepted) -> dict[str, object]:

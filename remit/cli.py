@@ -27,6 +27,7 @@ from remit.login import login, logout, whoami
 from remit.options import AppDir
 from remit.people import people
 from remit.privacy import codec_keys, codec_server
+from remit.report import report
 from remit.rollouts import outcome, rollout
 from remit.schedule import schedule
 from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_script
@@ -66,7 +67,7 @@ app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
 app.add_typer(feedback, name="feedback")
 PROOF = (trace, roots, capsule, verify, backtest, fork)
-for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome):
+for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome, report):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]

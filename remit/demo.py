@@ -311,6 +311,7 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   remit backtest --policy refunds_v7 --agent billing-resolution
   remit fork billing-resolution-T-1004 --at 3
   remit feedback export
+  remit report --html report.html
   temporal workflow list --address {self.server.address}
 """,
             markup=False,

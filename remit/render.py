@@ -15,7 +15,7 @@ from policies.approvals import Approval, ApprovalDecision
 from policies.models import Money
 from remit.client import RunRow
 from workflows.messages import RunSummary
-from workflows.view import usd
+from workflows.view import unknown_cost, usd
 
 __all__ = [
     "STATUS_STYLE",
@@ -206,7 +206,7 @@ def show(run: RunSummary) -> list[object]:
         (
             "Used",
             f"{usage.tool_calls}/{limits.tool_calls} tool calls, {usage.model_calls}/{limits.model_calls} model calls, "
-            f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}",
+            f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}{unknown_cost(usage)}",
         ),
     ]
     if run.withheld:
@@ -215,6 +215,8 @@ def show(run: RunSummary) -> list[object]:
         ("Paused", f"[yellow]since {clock(p.since)}[/], {escape(p.scope or 'this run')}: {escape(p.reason)}")
         for p in run.pauses
     ]
+    if run.over_ceiling:
+        facts.append(("Ceiling", f"[yellow]kept to the cheaper model[/]: {escape(run.over_ceiling.words)}"))
     if run.kill.engaged:
         state = f"acknowledged {clock(run.kill.acknowledged_at)}" if run.kill.acknowledged_at else "not acknowledged yet"
         facts.append(("Kill switch", f"[red]on[/], {state}: {escape(run.kill.reason)}"))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import Priority, RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.exceptions import TimeoutError as TimedOut
 
 from policies import budgets
 from policies.approvals import Approval, ApprovalRequest
@@ -303,7 +304,8 @@ class AgentRun:
             turn = Turn(state, capsule, registry.current(), charged.tool_calls, watcher=self.watcher)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
             self._check()
-            if state.tier < STRONG and any(c.verdict and c.verdict.route_strong for c in calls):
+            rises = state.tier < STRONG and capsule.over_ceiling is None
+            if rises and any(c.verdict and c.verdict.route_strong for c in calls):
                 state.tier = STRONG
                 continue
             state.usage = charged
@@ -332,6 +334,7 @@ class AgentRun:
                 )
                 break
             except ActivityError as e:
+                state.usage = budgets.lost_model(state.usage, _unanswered(e))
                 busy = isinstance(e.cause, ApplicationError) and e.cause.type == PROVIDER_BUSY
                 if not busy and not await self._held(e):
                     raise
@@ -377,6 +380,7 @@ class AgentRun:
             input_tokens=answer.usage.input_tokens,
             output_tokens=answer.usage.output_tokens,
             cost_micro_usd=answer.cost_micro_usd,
+            unknown=answer.lost,
         )
 
     # ---- 3. authorize -------------------------------------------------------------------------------------------
@@ -442,9 +446,9 @@ class AgentRun:
     def _decided_on(self, approval: Approval) -> None:
         """Count what people made of it, and have the ledger keep it if the agent proposed it and only drafts."""
         state, request, what = self._state, approval.request, fate(approval)
+        if what is not None:
+            state.tally = state.tally.decided(what, self._now() - request.requested_at, len(approval.decisions))
         counts.decided(self._capsule.agent.name, what or approval.status, self._now() - request.requested_at)
-        if what in ("approved", "edited", "rejected"):
-            state.tally = state.tally.more(**{what: 1})
         if what is None or not request.proposal or request.edited_by:  # an edited one is a person's proposal
             return
         end = ProposalEnd(
@@ -967,6 +971,15 @@ def _lost(args: Sequence[Any]) -> str:
     """Why an input couldn't be had from external storage; empty if each could."""
     lost = (a.payload for a in args if isinstance(a, RawValue) and a.payload.metadata.get("encoding") == LOST.encode())
     return next((payload.data.decode(errors="replace")[:500] for payload in lost), "")
+
+
+def _unanswered(error: ActivityError) -> int:
+    """How often a model was asked by an activity that failed, and may have been billed; at least."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        counted = cause.details[0] if cause.details and cause.type != CAP_REACHED else 0
+        return counted if isinstance(counted, int) else 0
+    return int(isinstance(cause, TimedOut))  # the last attempt died: whatever it had asked, nobody can say
 
 
 def _continued(info: workflow.Info) -> bool:

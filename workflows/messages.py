@@ -28,6 +28,7 @@ from policies.models import (
 )
 from policies.rollout import Arm
 from policies.routing import Route
+from policies.value import OverCeiling
 from tools.results import READ_MORE
 
 __all__ = [
@@ -286,6 +287,7 @@ _ADDED = (
     "held_to_mode",
     "arm",
     "stage",
+    "over_ceiling",
     "withheld",
 )
 
@@ -302,6 +304,7 @@ class Capsule(Frozen):
         held_to_mode: whether its workflow holds the agent to its mode by itself, as it does since then; the worker always does.
         release: digest of all that its behaviour depends on: `policies.rollout.Release`.
         arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
+        over_ceiling: what the agent's outcomes cost, when that was so much that this run keeps to the cheaper model.
         withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
     """
 
@@ -331,6 +334,7 @@ class Capsule(Frozen):
     held_to_mode: bool = False
     arm: Arm = ""
     stage: int = 0
+    over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()
 
     @cached_property
@@ -421,6 +425,8 @@ class ModelTurn(Frozen):
     Attributes:
         provider, model: those that answered, whose price it is.
         fallback_from: the provider that should have answered, if another one did; and why, as in `openai: down`.
+        lost: how often it was asked before without an answer, and perhaps billed: by attempts that died, or that failed in a
+            way that doesn't say.
     """
 
     message: AssistantMessage
@@ -432,6 +438,12 @@ class ModelTurn(Frozen):
     request_digest: str
     latency_ms: int
     fallback_from: str = ""
+    lost: int = 0
+
+    @model_serializer(mode="wrap")
+    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Absent when there are none, as in nearly every step: history holds each of them.
+        return {name: value for name, value in dump(self).items() if name != "lost" or value}
 
 
 class RecordedFacts(Frozen):
@@ -712,4 +724,5 @@ class RunSummary(Frozen):
     segments: tuple[Segment, ...] = ()
     arm: Arm = ""
     stage: int = 0
+    over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()

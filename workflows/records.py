@@ -2,11 +2,14 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from policies.approvals import Approval
 from policies.autonomy import READ_ONLY
 from policies.errors import CapReached
 from policies.models import Frozen
 from policies.rollout import Arm
+from policies.value import WITHHELD
 
 __all__ = ["Fate", "ProposalEnd", "RunEnd", "Tally", "fate"]
 
@@ -15,6 +18,10 @@ Fate = Literal["approved", "edited", "rejected", "expired"]
 INVALID = ("validation_failed", "unknown_tool", "not_alone")
 DENIED = ("denied", "not_granted", "not_subject", "unknown_corpus", "other_run", READ_ONLY)
 BY_PEOPLE = ("rejected", "approval_expired")
+SAYS_NOTHING = (*BY_PEOPLE, CapReached.code, WITHHELD)
+"""Of the call: people's decisions are counted where they decide, the others say what the fleet has left."""
+MAX_WAITS = 1_000
+MAX_REASONS = 50
 
 
 def fate(approval: Approval) -> Fate | None:
@@ -39,6 +46,9 @@ class Tally(Frozen):
         errors: calls that failed: the vendor refused, didn't answer, or left it unknown.
         repeated: calls that had been made with the same arguments before.
         asked: actions put before people; some of them were `approved`, `rejected` or `edited`.
+        reviews: decisions that people signed on them; an action may need several.
+        waits: seconds from asking to each of those ends, the latest thousand.
+        reasons: calls that weren't carried out, by code.
         first_write_at: Unix seconds; 0 when nothing was written.
     """
 
@@ -50,21 +60,33 @@ class Tally(Frozen):
     approved: int = 0
     rejected: int = 0
     edited: int = 0
+    reviews: int = 0
+    waits: tuple[int, ...] = ()
+    reasons: dict[str, int] = Field(default_factory=dict[str, int])
     first_write_at: int = 0
 
     def more(self, **by: int) -> "Tally":
         """With some of the counts raised."""
         return self.model_copy(update={name: getattr(self, name) + n for name, n in by.items()})
 
+    def decided(self, what: Fate, waited: int, reviews: int) -> "Tally":
+        """With an action that people decided on `waited` seconds after they were asked; one that expired changes nothing."""
+        if what == "expired":
+            return self
+        counted = self.more(**{what: 1}, reviews=reviews)
+        return counted.model_copy(update={"waits": (*self.waits, waited)[-MAX_WAITS:]})
+
     def refused(self, reason: str) -> "Tally":
         """With a call that wasn't carried out, for `reason`."""
-        if reason in BY_PEOPLE or reason == CapReached.code:
-            return self  # the former are counted where they decide, and a cap says nothing of the call
+        code = reason if reason in self.reasons or len(self.reasons) < MAX_REASONS else "other"
+        counted = self.model_copy(update={"reasons": {**self.reasons, code: self.reasons.get(code, 0) + 1}})
+        if reason in SAYS_NOTHING:
+            return counted
         if reason in INVALID:
-            return self.more(invalid=1)
+            return counted.more(invalid=1)
         if reason in DENIED or reason.startswith("capability_"):
-            return self.more(denied=1)
-        return self.more(errors=1)
+            return counted.more(denied=1)
+        return counted.more(errors=1)
 
 
 class RunEnd(Frozen):
@@ -92,6 +114,8 @@ class RunEnd(Frozen):
     cost_micro_usd: int
     tally: Tally
     arm: Arm = ""
+    unknown_cost_calls: int = 0
+    simulated: bool = False
 
 
 class ProposalEnd(Frozen):

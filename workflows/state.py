@@ -400,6 +400,7 @@ class RunState(BaseModel):
             segments=tuple(self.segments),
             arm=capsule.arm if capsule else "",
             stage=capsule.stage if capsule else 0,
+            over_ceiling=capsule.over_ceiling if capsule else None,
             withheld=capsule.withheld if capsule else (),
         )
 
@@ -423,6 +424,8 @@ class RunState(BaseModel):
             tool_calls=usage.tool_calls,
             tokens=usage.input_tokens + usage.output_tokens,
             cost_micro_usd=usage.cost_micro_usd,
+            unknown_cost_calls=usage.unknown_cost_calls,
+            simulated=self.simulated,
             tally=self.tally,
             arm=capsule.arm,
         )

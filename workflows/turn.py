@@ -11,6 +11,7 @@ from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
 from policies.models import ActionFacts, AutonomyMode, Money, ResourceRef, Verdict
+from policies.value import WITHHELD
 from tools.catalog import Catalog
 from tools.results import READ_MORE
 from tools.spec import Arguments, ToolSpec
@@ -223,6 +224,8 @@ class Turn:
         except ToolRefusal as e:
             return replace(call, refusal=e)
         refusal = ToolRefusal("denied", f"Policy: {verdict.reason}.") if verdict.decision == "deny" else None
+        if verdict.route_strong and self.capsule.over_ceiling:
+            refusal = ToolRefusal(WITHHELD, self.capsule.over_ceiling.refusal)
         return replace(call, verdict=verdict, refusal=refusal)
 
     def facts(self, bound: Bound, recorded: RecordedFacts | None) -> ActionFacts:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from policies.approvals import Approval
+from policies.models import Usage
+from policies.value import usd
 from workflows.messages import AssistantMessage
 from workflows.state import OPEN, RunState, parse_message
 
-__all__ = ["cockpit", "usd"]
+__all__ = ["cockpit", "unknown_cost", "usd"]
 
 SHOWN_CALLS = 12
 SHOWN_TEXT = 600
@@ -22,9 +24,10 @@ VERBS = {"approve": "approved", "reject": "rejected", "edit": "edited"}
 DECIDED = {"consumed": "approved and carried out", "approved": "approved", "pending": "waiting"}
 
 
-def usd(micro_usd: int) -> str:
-    """Micro-USD as dollars, fine enough to show the price of one call."""
-    return f"${micro_usd / 1_000_000:.4f}"
+def unknown_cost(usage: Usage) -> str:
+    """What stands behind a cost that isn't the whole of it."""
+    lost = usage.unknown_cost_calls
+    return f" at least; {lost} model {'call' if lost == 1 else 'calls'} of unknown cost" if lost else ""
 
 
 def _time(seconds: int) -> str:
@@ -74,6 +77,8 @@ def cockpit(state: RunState, workflow_id: str) -> str:
             lines[-1] += f" Not offered: {'; '.join(f'{_code(w.name)}, {w.why}' for w in capsule.withheld)}."
     if state.fallbacks:
         lines[-1] += f" Answered by a fallback: {state.fallbacks}, last for {_code(state.fell_back_from)}."
+    if capsule and capsule.over_ceiling:
+        lines[-1] += f" It keeps to the cheaper model: {_code(capsule.over_ceiling.words)}."
     if state.status in OPEN:
         lines += [
             "",
@@ -198,7 +203,7 @@ def _budgets(state: RunState) -> list[str]:
     tokens = usage.input_tokens + usage.output_tokens
     return [
         "",
-        f"### Cost {usd(usage.cost_micro_usd)}",
+        f"### Cost {usd(usage.cost_micro_usd)}{unknown_cost(usage)}",
         "",
         f"of {usd(limits.cost_micro_usd)}; tool calls {usage.tool_calls} of {limits.tool_calls}; "
         f"model calls {usage.model_calls} of {limits.model_calls}; tokens {tokens:,} of {limits.tokens:,}{until}",

@@ -12,7 +12,7 @@ from activities.ledger.tables import outcomes, run_records
 from policies.gates import ArmFigures
 from policies.rollout import Rollout
 
-__all__ = ["figures", "record", "run_of", "said_of"]
+__all__ = ["ENDED_BY_PEOPLE", "figures", "record", "run_of", "said_of", "said_where"]
 
 SAID = tuple(name for name in Outcome.model_fields if name != "violated")
 ENDED_BY_PEOPLE = ("escalated", "stopped", "failed")
@@ -44,6 +44,15 @@ def said_of(connection: Connection, run_id: str) -> Outcome:
     return _joined(connection.execute(query).mappings())
 
 
+def said_where(connection: Connection, mine: sa.ColumnElement[bool]) -> dict[str, Outcome]:
+    """What is known of the runs whose records are `mine`, by run."""
+    joined = outcomes.join(run_records, outcomes.c.run_id == run_records.c.run_id)
+    said: dict[str, list[sa.RowMapping]] = {}
+    for row in connection.execute(sa.select(outcomes).select_from(joined).where(mine).order_by(outcomes.c.id)).mappings():
+        said.setdefault(str(row["run_id"]), []).append(row)
+    return {run_id: _joined(rows) for run_id, rows in said.items()}
+
+
 def figures(connection: Connection, rollout: Rollout) -> tuple[ArmFigures, ArmFigures]:
     """The candidate's figures and those of its baseline, since this stage began.
 
@@ -68,11 +77,7 @@ def figures(connection: Connection, rollout: Rollout) -> tuple[ArmFigures, ArmFi
         run_records.c.first_response_ms,
     )
     runs = connection.execute(sa.select(*columns).where(mine)).mappings().all()
-    joined = outcomes.join(run_records, outcomes.c.run_id == run_records.c.run_id)
-    said: dict[str, list[sa.RowMapping]] = {}
-    for row in connection.execute(sa.select(outcomes).select_from(joined).where(mine).order_by(outcomes.c.id)).mappings():
-        said.setdefault(str(row["run_id"]), []).append(row)
-    known = {run_id: _joined(rows) for run_id, rows in said.items()}
+    known = said_where(connection, mine)
     cases = {
         arm: [_case(r, known.get(r["run_id"])) for r in runs if r["arm"] == arm] for arm in ("candidate", rollout.baseline)
     }

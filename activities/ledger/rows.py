@@ -195,7 +195,10 @@ class RunRecord(Frozen):
         release: digest of what it was pinned to.
         arm: who did the work, for comparisons.
         subject_tag: `policies.switches.subject_tag` of whom it was for.
-        denied, invalid, errors, repeated, asked, approved, rejected, edited: as in `workflows.records.Tally`.
+        denied, invalid, errors, repeated, asked, approved, rejected, edited, reviews: as in `workflows.records.Tally`.
+        waits, reasons: likewise, as JSON; empty for none, and in runs that ended before they were kept.
+        unknown_cost_calls: model calls that nobody knows the cost of, beside `cost_micro_usd`.
+        simulated: whether the model was scripted, so that tokens and cost are made up.
         moved_cents: by its writes that happened, or may have.
         first_response_ms: from the start to the first write; None when nothing was written.
         recorded_at: when this row was written, by the ledger's worker.
@@ -227,6 +230,11 @@ class RunRecord(Frozen):
     moved_cents: int = 0
     first_response_ms: int | None = None
     recorded_at: int = 0
+    unknown_cost_calls: int = 0
+    reviews: int = 0
+    waits: str = ""
+    reasons: str = ""
+    simulated: bool = False
 
 
 class Charge(Frozen):

@@ -1,6 +1,6 @@
 """The ledger's tables. Changing one needs a migration beside it. Amounts in cents, times in Unix milliseconds."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, false
 
 __all__ = [
     "capabilities",
@@ -244,6 +244,11 @@ run_records = Table(
     Column("moved_cents", BigInteger, nullable=False),
     Column("first_response_ms", BigInteger),
     Column("recorded_at", BigInteger, nullable=False),
+    Column("unknown_cost_calls", BigInteger, nullable=False, server_default="0"),
+    Column("reviews", BigInteger, nullable=False, server_default="0"),
+    Column("waits", Text, nullable=False, server_default=""),
+    Column("reasons", Text, nullable=False, server_default=""),
+    Column("simulated", Boolean, nullable=False, server_default=false()),
     Index("run_records_by_agent", "agent", "recorded_at"),
     Index("run_records_by_workflow", "workflow_id"),
 )

@@ -13,13 +13,14 @@ import pytest
 from pydantic import SecretStr
 from rich.console import Console
 from temporalio.client import Client
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities import prices
 from activities.gates import Gate
 from activities.ledger.store import Ledger
-from activities.model import ModelActivities
+from activities.model import Lost, ModelActivities
 from activities.runs import Runs
 from activities.storage import FolderStorage
 from policies.routing import ModelChoice, Price, Route
@@ -30,6 +31,7 @@ from tests.builders import capsule
 from tests.engine import Engine, uncapped
 from tests.wire.server import CannedServer, ProviderName, provider_at
 from tools.builtin import CATALOG
+from workflows import options
 from workflows.messages import AssistantMessage, CallModel, Capsule, ModelTurn, RunSummary, TokenUsage
 
 PATIENCE_SECONDS = 60
@@ -128,6 +130,9 @@ async def test_the_next_provider_answers_when_one_is_down(vendors: Vendors, how:
     assert summary.fell_back_from == f"openai: {code}"
     cost, _ = prices.cost(ModelChoice(provider="anthropic", model=MODELS["anthropic"]), USAGE)
     assert summary.usage.cost_micro_usd == cost < prices.cost(first, USAGE)[0]
+    # Three attempts asked the first one: what it refused isn't billed, what broke off may be.
+    assert summary.usage.unknown_cost_calls == {"refused": 3, "500": 0, "429": 0}[how]
+    assert ("3 model calls of unknown cost" in _shown(summary)) == (how == "refused")
     assert f"1 answer from a fallback (openai: {code})" in _shown(summary)
 
 
@@ -177,6 +182,29 @@ async def test_a_refused_key_is_no_outage(vendors: Vendors) -> None:
     with pytest.raises(RunFailed, match=r"The provider refused the key \(401 `invalid_api_key`\); check `OPENAI_API_KEY`."):
         await run(engine)
     assert vendors.servers["anthropic"].bodies == []
+
+
+async def test_a_run_that_fails_for_its_model_says_what_may_have_been_billed(
+    vendors: Vendors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that can't be read were paid for, perhaps: each is a call of unknown cost, though the run got none."""
+    monkeypatch.setitem(options.MODEL, "retry_policy", RetryPolicy(maximum_attempts=2))  # six take half a minute
+    vendors.servers["openai"].answer({"choices": []})
+    engine = await vendors.engine(fallback="off")
+    handle = await engine.remit.start("billing-resolution", {"ticket_id": "T-1001"})
+    with pytest.raises(RunFailed):
+        await asyncio.wait_for(engine.remit.result(handle.id), PATIENCE_SECONDS)
+    assert len(vendors.servers["openai"].bodies) == 2
+    assert (await engine.remit.status(handle.id)).usage.unknown_cost_calls == 2
+
+
+def test_an_attempt_that_died_counts_though_it_told_nothing() -> None:
+    """The second of four attempts said that two calls may have been billed; the third is gone, and the fourth asks now."""
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, attempt=4, heartbeat_details=[2, 2])
+    assert environment.run(lambda: Lost().calls) == 3
+    environment.info = replace(environment.info, attempt=1, heartbeat_details=[])
+    assert environment.run(lambda: Lost().calls) == 0
 
 
 async def test_fallback_can_be_switched_off(vendors: Vendors) -> None:

@@ -263,6 +263,39 @@ async def _capped(client: Client, home: Path) -> None:
         await _store("capped", run)
 
 
+async def _over_ceiling(client: Client, home: Path) -> None:
+    """An agent whose outcomes cost too much: its run keeps to the cheaper model, and is refused what needs the other."""
+    app = _made(home / "app")
+    dear = _made(_made(app / "agents") / "dear")
+    for file in (ROOT / "agents" / "billing-resolution").iterdir():
+        text = file.read_text().replace("billing-resolution@service", "dear@service").replace("refunds_v7", "dear_v1")
+        (dear / file.name).write_text(text.replace('name = "billing-resolution"', 'name = "dear"'))
+    bundle = _made(_made(_made(app / "policies") / "bundles") / "dear_v1")
+    for file in (ROOT / "policies" / "bundles" / "refunds_v7").iterdir():
+        (bundle / file.name).write_text(file.read_text())
+    with (bundle / "limits.toml").open("a") as limits:
+        limits.write("\n[outcome]\nceiling_micro_usd = 400\nstop_percent = 100000\nminimum = 1\n")
+    small, large = (
+        turn(call("request_refund", invoice_id="in_1004", amount_cents=cents, reason="duplicate")) for cents in (1000, 8000)
+    )
+    async with Engine(client, home, overrides={"app": app}) as engine:
+        at = int(time.time() * 1000)
+        spent = {
+            "started_at": at,
+            "closed_at": at,
+            "cost_micro_usd": 900,
+            "outcome": "completed",
+            "agent": "dear",
+            "mode": "live",
+        }
+        names = dict.fromkeys(("run_id", "workflow_id", "release", "arm", "policy_version", "subject_tag"), "before")
+        with engine.ledger.begin() as connection:
+            assert records.keep(connection, RunRecord.model_validate({**names, **spent}))
+        run = await engine.start([small, large, final("escalated")], agent="dear", ticket="T-1002")
+        await run.result()
+        await _store("over_ceiling", run)
+
+
 async def _rolled_out(client: Client, home: Path) -> None:
     """An agent that shares its work with people: a case of theirs, what became of it, and what `FleetControl` was told."""
     async with Engine(client, home) as engine:
@@ -362,6 +395,7 @@ async def record() -> None:
             await _fleet(client, home("fleet"))
             await _drill(client, home("drill"))
             await _capped(client, home("capped"))
+            await _over_ceiling(client, home("over_ceiling"))
             await _rolled_out(client, home("rolled_out"))
             await _tripped(client, home("tripped"))
         finally:

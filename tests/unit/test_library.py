@@ -120,6 +120,12 @@ BROKEN = (
         '"other"',
         "Agent `helper`: `agent.toml` says that its name is `other`; name it as its folder.",
     ),
+    Broken(
+        "unknown assumption",
+        'mode = "live"',
+        'mode = "live"\nvalue = { minute_cent = 1 }',
+        TOML + "`value.minute_cent` Extra inputs are not permitted.",
+    ),
     Broken("no route", '[[route]]\nopenai = "small"\n', "", TOML + "`route` Field required."),
     Broken(
         "three tiers",

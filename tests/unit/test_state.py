@@ -187,6 +187,7 @@ def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
         "held_to_mode",
         "arm",
         "stage",
+        "over_ceiling",
         "withheld",
     )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
