@@ -21,7 +21,6 @@ from remit.proof.rules import BUILT_IN, Rule
 __all__ = ["LEFT_ALONE", "Hit", "Redactor"]
 
 MAX_DEPTH = 64
-SHORT = 200
 
 LEFT_ALONE = frozenset(
     {
@@ -79,7 +78,9 @@ class Redactor:
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
     counts: Counter[str] = field(default_factory=Counter[str])
-    _clean: set[str] = field(default_factory=set[str], repr=False)  # short texts with nothing in them, for most come again
+    _clean: set[str] = field(
+        default_factory=set[str], repr=False
+    )  # texts in which no rule finds anything: a history repeats most
 
     def redact(self, value: object) -> object:
         """`value` (JSON) without what the rules find. Deterministic; applied again, it changes nothing."""
@@ -146,7 +147,7 @@ class Redactor:
         if text in self._clean:
             return text
         kept = self._once(text, rules)
-        if kept == text and rules is self.rules and len(text) <= SHORT:
+        if kept == text and rules is self.rules:
             self._clean.add(text)
         while kept != text:  # a mark makes an edge, where there may be something now
             text, kept = kept, self._once(kept, rules)
