@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test attack kill-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
+.PHONY: demo test attack kill-bench backtest-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -69,6 +69,10 @@ bench/.venv-peers/.ready: bench/requirements-peers.txt
 # A thousand parked runs and some that write, then `kill --fleet`. For an idle machine. `make kill-bench KILL="--runs 200"`.
 kill-bench: setup-dev
 	$(BIN)/python -m tests.killbench $(KILL)
+
+# Recorded actions by the seed, and another policy asked about each. `make backtest-bench BACKTEST="--actions 1000000"`.
+backtest-bench: setup-dev
+	$(BIN)/python -m tests.backtestbench $(BACKTEST)
 
 # How often the gates of a rollout are wrong about simulated traffic; the figures of docs/rollout-gates.md. Some minutes.
 gates: setup-dev

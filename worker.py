@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from temporalio.api.enums.v1 import IndexedValueType
@@ -24,11 +25,10 @@ from activities.caps import LiveCaps
 from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
 from activities.gates import Gate
+from activities.keeping import KeeperActivities
 from activities.ledger.store import Ledger
 from activities.meter import Meter
 from activities.model import ModelActivities
-from activities.providers.base import ModelProvider
-from activities.providers.scripted import ScriptedProvider
 from activities.records import RecordActivities
 from activities.releases import Releases
 from activities.results import StoredResults
@@ -46,14 +46,19 @@ from remit.fleet import Fleet, audience
 from remit.gauges import watching
 from remit.keyring import RootKeys
 from remit.oidc import service_token
+from remit.proof.keeping import Preparer, begin
+from remit.providers import providers as _providers
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
+from remit.trace_keys import TraceKeys
+from remit.whatif.rows import rows_of
 from tools import registry
 from workflows.agent_run import AgentRun
 from workflows.fleet_control import FleetControl
 from workflows.fleet_messages import control_queue
 from workflows.kill_drill import KillDrill
 from workflows.messages import SEARCH_ATTRIBUTES
+from workflows.trace_keeper import TraceKeeper
 
 __all__ = ["ensure_search_attributes", "main", "renewing", "runner", "working"]
 
@@ -62,26 +67,6 @@ RENEW_RETRY_SECONDS = 10
 STICKY_SECONDS = 0.5
 GARBAGE_AT = 10_000  # objects; Python's 700 is for programs that hold little
 CUT_OFF_SECONDS = 3  # what cancelled activities have after the deadline, to say so to the server
-
-
-def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
-    # Each SDK takes tens of megabytes, so only those that have a key are loaded.
-    found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
-    if settings.openai_api_key or settings.openai_base_url:
-        from activities.providers.openai import OpenAIProvider
-
-        key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-        openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
-        closing.push_async_callback(openai.aclose)
-        found["openai"] = openai
-    if settings.anthropic_api_key or settings.anthropic_base_url:
-        from activities.providers.anthropic import AnthropicProvider
-
-        key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
-        anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
-        closing.push_async_callback(anthropic.aclose)
-        found["anthropic"] = anthropic
-    return found
 
 
 def _gates(settings: Settings) -> dict[str, Gate]:
@@ -133,10 +118,12 @@ def _control(
     drills = DrillActivities(Fleet(client, settings.task_queue).drill)
     breaker = BreakerActivities(ledger, parts.library, directory, audience(client, settings), settings.breaker_seconds)
     rollouts = RolloutActivities(ledger, releases, directory, audience(client, settings))
+    preparer = Preparer(client, ledger, parts.catalog, settings, judged=partial(rows_of, catalog=parts.catalog))
+    keeper = KeeperActivities(ledger, client, settings.task_queue, preparer, settings.seal_seconds)
     return Worker(
         client,
         task_queue=control_queue(settings.task_queue),
-        workflows=[FleetControl, KillDrill],
+        workflows=[FleetControl, KillDrill, TraceKeeper],
         activities=[
             fleet.apply_switches,
             fleet.tell_runs,
@@ -145,6 +132,7 @@ def _control(
             breaker.apply_trips,
             rollouts.apply_rollouts,
             drills.play_drill,
+            keeper.seal_runs,
         ],
         workflow_runner=runner(),
         interceptors=seen,
@@ -282,6 +270,9 @@ async def serve(settings: Settings) -> None:
     RootKeys(settings.root_keys_path, env=settings.env)()  # none in production: say so now, not to the first run
     await ensure_search_attributes(client)
     await Fleet(client, settings.task_queue).begin()
+    if settings.seal_seconds:
+        TraceKeys(settings.trace_keys_path, env=settings.env).signing()
+        await begin(client, settings.task_queue)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):

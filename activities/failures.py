@@ -9,7 +9,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, Ti
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-__all__ = ["ledger_awaited", "ledger_needed"]
+__all__ = ["AWAY", "ledger_awaited", "ledger_needed"]
 
 T = TypeVar("T")
 AWAY = (InterfaceError, OperationalError, TimeoutError)

@@ -107,14 +107,14 @@ class FleetActivities:
 
     async def _open(self, scope: Scope) -> AsyncGenerator[str]:
         """Workflow ids of the open runs in `scope`."""
-        query = f"WorkflowType = '{AGENT_RUN}' AND ExecutionStatus = 'Running' AND TaskQueue = {_quoted(self._queue)}"
+        query = f"WorkflowType = '{AGENT_RUN}' AND ExecutionStatus = 'Running' AND TaskQueue = {quoted(self._queue)}"
         match scope.kind:
             case "run":
-                query += f" AND RunId = {_quoted(scope.value)}"
+                query += f" AND RunId = {quoted(scope.value)}"
             case "agent":
-                query += f" AND {REMIT_AGENT.name} = {_quoted(scope.value)}"
+                query += f" AND {REMIT_AGENT.name} = {quoted(scope.value)}"
             case "subject":
-                query += f" AND {REMIT_SUBJECT.name} = {_quoted(subject_tag(scope.value))}"
+                query += f" AND {REMIT_SUBJECT.name} = {quoted(subject_tag(scope.value))}"
             case _:
                 pass
         async for found in self._client.list_workflows(query, page_size=1000):
@@ -176,7 +176,7 @@ def _outcome(effect: Effect) -> EffectOutcome:
     return EffectOutcome.model_validate({**fields, "key": effect.idempotency_key, "outcome": outcome})
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """`value` in a visibility query."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

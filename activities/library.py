@@ -228,6 +228,14 @@ class Library:
                 return self._read(name, folder)
         raise PolicyInvalid(f"There is no policy bundle `{name}`; put it under `policies/bundles/{name}/`.")
 
+    def bundle_in(self, folder: Path) -> Bundle:
+        """The policy bundle in `folder`, wherever it lies, compiled once against the tools.
+
+        Raises:
+            PolicyInvalid: as `bundle`.
+        """
+        return self._read(folder.resolve().name, folder)
+
     def _read(self, name: str, folder: Path) -> Bundle:
         try:
             policy, limits = (folder / "policy.cedar").read_text(encoding="utf-8"), (folder / "limits.toml").read_text()
@@ -251,7 +259,7 @@ class Library:
 
     def folder_problems(self, folder: Path) -> list[str]:
         """What is wrong with the bundle in `folder`, wherever it lies."""
-        return _problem(lambda: self._read(folder.resolve().name, folder))
+        return _problem(lambda: self.bundle_in(folder))
 
     def bundles(self) -> list[str]:
         return sorted({p.name for root in self._roots for p in (root / "policies" / "bundles").glob("*") if p.is_dir()})

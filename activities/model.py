@@ -17,14 +17,24 @@ from activities.runs import Runs
 from activities.telling import tell, tell_agent, tell_model
 from policies.autonomy import offered
 from policies.errors import CapReached, MissingKey, RemitError
-from policies.models import AutonomyMode
+from policies.models import AutonomyMode, Effect
 from policies.routing import ModelChoice
 from tools.catalog import Catalog
 from tools.results import READ_MORE
-from workflows.messages import FINAL_ANSWER, PROVIDER_BUSY, CallModel, Capsule, FinalAnswer, ModelTurn, UserMessage
+from workflows.messages import (
+    FINAL_ANSWER,
+    PROVIDER_BUSY,
+    CallModel,
+    Capsule,
+    FinalAnswer,
+    Message,
+    ModelTurn,
+    ScriptTurn,
+    UserMessage,
+)
 from workflows.window import summary_note
 
-__all__ = ["Lost", "ModelActivities"]
+__all__ = ["TOLD", "Lost", "ModelActivities", "request_of"]
 
 MARGIN_SECONDS = 5.0
 LONGEST = timedelta(minutes=3)
@@ -57,6 +67,35 @@ come back rejected, with a reason, or changed.
 """What a model is told of its agent's mode, after the prompt."""
 
 
+def request_of(
+    call: CallModel,
+    capsule: Capsule,
+    model: str,
+    tools: Sequence[tuple[Effect, ToolOffer]],
+    messages: Sequence[Message],
+    script: tuple[ScriptTurn, ...] | None = None,
+) -> ModelRequest:
+    """What the model is sent.
+
+    Args:
+        tools: those of the run. None that writes is offered to an agent in `read_only` mode.
+        messages: of the transcript, as its window shows them.
+    """
+    if call.summarise is None:
+        shown = [o for effect, o in tools if offered(capsule.agent.mode, effect) and (call.paging or o.name != READ_MORE)]
+        return ModelRequest(
+            model=model,
+            system=capsule.prompt + TOLD[capsule.agent.mode],
+            tools=(*shown, _FINAL_OFFER),
+            messages=messages,
+            turn=call.step,
+            script=script,
+        )
+    kept = call.cursor - call.summarise  # what stays as it is: the end of what is shown
+    record = "\n".join(m.model_dump_json() for m in messages[: len(messages) - kept])
+    return ModelRequest(model=model, system=SUMMARISE, tools=(), messages=(UserMessage(text=record),), turn=None)
+
+
 class ModelActivities:
     """Model calls through the providers that this worker has keys for."""
 
@@ -74,29 +113,16 @@ class ModelActivities:
         self._catalog = catalog
         self._gates = {name: gates.get(name) or Gate(name) for name in providers}
 
-    def _offers(self, capsule: Capsule, *, paging: bool) -> tuple[ToolOffer, ...]:
-        """The tools that the run may propose: none that writes for an agent in `read_only` mode."""
-        specs = [self._catalog.get(t.name) for t in capsule.tools if paging or t.name != READ_MORE]
-        shown = [s for s in specs if offered(capsule.agent.mode, s.effect)]
-        return (*(ToolOffer(name=s.name, description=s.description, parameters=s.schema) for s in shown), _FINAL_OFFER)
-
     async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice) -> ModelRequest:
         scripted = choice.provider == "scripted"
         messages, script = await self._runs.transcript(
             call.capsule, call.cursor, call.transcript, scripted=scripted, window=call.window
         )
-        if call.summarise is None:
-            return ModelRequest(
-                model=choice.model,
-                system=capsule.prompt + TOLD[capsule.agent.mode],
-                tools=self._offers(capsule, paging=call.paging),
-                messages=messages,
-                turn=call.step,
-                script=script,
-            )
-        kept = call.cursor - call.summarise  # what stays as it is: the end of what is shown
-        record = "\n".join(m.model_dump_json() for m in messages[: len(messages) - kept])
-        return ModelRequest(model=choice.model, system=SUMMARISE, tools=(), messages=(UserMessage(text=record),), turn=None)
+        specs = [self._catalog.get(t.name) for t in capsule.tools]
+        tools: list[tuple[Effect, ToolOffer]] = [
+            (s.effect, ToolOffer(name=s.name, description=s.description, parameters=s.schema)) for s in specs
+        ]
+        return request_of(call, capsule, choice.model, tools, messages, script)
 
     @activity.defn(name="call_model")
     async def call_model(self, call: CallModel) -> ModelTurn:

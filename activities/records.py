@@ -8,7 +8,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.failures import ledger_needed
-from activities.ledger import proposals, records
+from activities.ledger import proposals, records, roots
 from activities.ledger.rows import ProposalRecord, RunRecord
 from activities.ledger.store import Ledger, run_scope
 from activities.runs import Runs
@@ -60,9 +60,9 @@ class RecordActivities:
 
     @activity.defn(name="record_run")
     async def record_run(self, end: RunEnd) -> bool:
-        """Keep how the run ended, and say whether it wasn't kept yet. Safe to repeat."""
+        """Keep how the run ended, and say whether it wasn't kept yet; it waits to be sealed from then on. Safe to repeat."""
         with ledger_needed():
-            return await asyncio.to_thread(self._keep, end)
+            return await asyncio.to_thread(self._keep, end, activity.info().namespace)
 
     @activity.defn(name="record_proposal")
     async def record_proposal(self, end: ProposalEnd) -> bool:
@@ -76,7 +76,7 @@ class RecordActivities:
         with self._ledger.begin() as connection:
             return proposals.keep(connection, record)
 
-    def _keep(self, end: RunEnd) -> bool:
+    def _keep(self, end: RunEnd, namespace: str) -> bool:
         same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally", "arm"})
         tally = end.tally.model_dump(exclude={"first_write_at", "waits", "reasons"})
         first = end.tally.first_write_at
@@ -92,4 +92,5 @@ class RecordActivities:
             first_response_ms=(first - end.started_at) * 1000 if first else None,
         )
         with self._ledger.begin() as connection:
+            roots.enqueue(connection, namespace, end.run_id, end.workflow_id, end.agent)
             return records.keep(connection, record)

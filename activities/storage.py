@@ -1,4 +1,4 @@
-"""Content-addressed storage for values that are too large for history: in a folder, or in an S3 bucket.
+"""Content-addressed storage for values that are too large for history: in a folder, or in an S3 bucket; and files by name.
 
 A value is written once under the digest of its bytes, and nothing here changes or deletes it. Who may read which value is
 decided elsewhere: knowing an address must never be enough for a model.
@@ -85,6 +85,18 @@ class _Addressed(Storage):
             raise StoredValueLost(f"`{key}` in {self.place} isn't what was stored; restore it from a backup.")
         return data
 
+    async def put_file(self, name: str, data: bytes) -> None:
+        """Store `data` under a name with a `/` in it, which no address has. Raises as `put`."""
+        await self._apart(partial(self._write, name, data))
+
+    async def get_file(self, name: str) -> bytes | None:
+        """What was stored under this name; None if nothing was.
+
+        Raises:
+            Unavailable: the storage can't be read now.
+        """
+        return await self._apart(partial(self._read, name))
+
     @abstractmethod
     def _write(self, name: str, data: bytes) -> None:
         """Store `data` under `name`, whole or not at all (blocking)."""
@@ -106,7 +118,7 @@ class FolderStorage(_Addressed):
         return f"the folder `{self._path}`"
 
     def _file(self, name: str) -> Path:
-        return self._path / name[:2] / name
+        return self._path / name if "/" in name else self._path / name[:2] / name
 
     def _write(self, name: str, data: bytes) -> None:
         target = self._file(name)
@@ -227,8 +239,8 @@ class Sealed(Storage):
         return await asyncio.to_thread(self._unseal, await self._storage.get(key))
 
 
-def storage_at(where: str | Path) -> Storage:
-    """The storage that `REMIT_STORAGE` names: a folder, or `s3://bucket/prefix`.
+def storage_at(where: str | Path, setting: str = "REMIT_STORAGE") -> FolderStorage | S3Storage:
+    """The storage that `setting` names: a folder, or `s3://bucket/prefix`.
 
     Raises:
         InvalidInput: it is neither, or the AWS SDK isn't installed.
@@ -238,7 +250,7 @@ def storage_at(where: str | Path) -> Storage:
         return FolderStorage(Path(text))
     url = urlsplit(text)
     if url.scheme != "s3" or not url.netloc:
-        raise InvalidInput(f"`REMIT_STORAGE` is `{text[:200]}`; use a folder, or `s3://bucket/prefix`.")
+        raise InvalidInput(f"`{setting}` is `{text[:200]}`; use a folder, or `s3://bucket/prefix`.")
     return S3Storage(url.netloc, url.path)
 
 

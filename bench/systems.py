@@ -142,6 +142,7 @@ class OnRemit(System):
             "OTEL_EXPORTER_OTLP_ENDPOINT": model_url.removesuffix("/v1"),
             # Spans are sent while the run is measured, not after it, when they'd cost nobody anything.
             "OTEL_BSP_SCHEDULE_DELAY": "1000",
+            "REMIT_SEAL_SECONDS": "off",  # done when a run has closed, at any later time: what is measured is the run
             **({f"REMIT_{self._setting.upper()}": "on"} if self._setting else {}),
         }
 

@@ -6,7 +6,8 @@
 A token names all that it is good for, so that a stolen one is good for nothing else. Its holder can narrow it, never widen it.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -28,7 +29,7 @@ from pydantic import Field
 from policies.errors import InvalidInput, ToolRefusal, Unavailable
 from policies.models import Frozen, Money
 
-__all__ = ["Grant", "Keyring", "Use", "mint", "narrow", "new_key", "public_of", "sign", "verify", "verify_by"]
+__all__ = ["Grant", "Keyring", "Use", "audience_of", "mint", "narrow", "new_key", "public_of", "sign", "verify", "verify_by"]
 
 # Biscuit's own limit is 1 ms of wall-clock time, which a busy machine exceeds about once in a thousand checks;
 # one that a dozen workers share exceeds a tenth of a second, too. Facts and iterations stay limited.
@@ -149,13 +150,7 @@ def verify(token: str, use: Use, keys: Keyring) -> None:
         ToolRefusal: `capability_refused`; `capability_expired` when nothing but the time is wrong.
         Unavailable: the check took too long, and says nothing.
     """
-
-    def root(key_id: int | None) -> PublicKey:
-        if key_id is None or key_id not in keys.public:
-            raise ValueError("unknown root key")
-        return keys.public[key_id]
-
-    _authorize(_read(token, root), use)
+    _authorize(_read(token, _root_of(keys)), use)
 
 
 def verify_by(token: str, use: Use, signer: bytes) -> None:
@@ -165,6 +160,26 @@ def verify_by(token: str, use: Use, signer: bytes) -> None:
         ToolRefusal: as for `verify`.
     """
     _authorize(_read(token, _public(signer)), use)
+
+
+def audience_of(token: str, keys: Keyring) -> str:
+    """Which workers `token` was minted for, as it says itself; empty when it doesn't.
+
+    Raises:
+        ToolRefusal: no worker minted it.
+    """
+    source = _read(token, _root_of(keys)).block_source(0) or ""
+    found = re.search(r'^check if use_audience\("(.*)"\);$', source, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _root_of(keys: Keyring) -> Callable[[int | None], PublicKey]:
+    def root(key_id: int | None) -> PublicKey:
+        if key_id is None or key_id not in keys.public:
+            raise ValueError("unknown root key")
+        return keys.public[key_id]
+
+    return root
 
 
 def _builder(grant: Grant) -> BiscuitBuilder:

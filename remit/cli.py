@@ -18,6 +18,7 @@ from remit.approvals import approvals, print_waiting, today
 from remit.authority import capabilities, delegate, keys
 from remit.breaker import breaker
 from remit.caps import caps
+from remit.capsules import capsule, verify
 from remit.client import RUN_STATUSES, Remit, RunRow
 from remit.connection import connect, storage_of
 from remit.deploy import deploy
@@ -33,6 +34,10 @@ from remit.scripts import changes_of, edited, inputs_of, read_inputs_file, read_
 from remit.session import Signer, requester_of
 from remit.settings import Settings, load
 from remit.tools import tools
+from remit.trace import roots, sealed_as, trace, trace_keys
+from remit.whatif.backtest import backtest
+from remit.whatif.feedback import feedback
+from remit.whatif.fork import fork
 from workflows.messages import Decided, RunSummary
 from workflows.state import OPEN
 
@@ -52,6 +57,7 @@ app.add_typer(breaker, name="breaker")
 app.add_typer(capabilities, name="capabilities")
 app.add_typer(keys, name="keys")
 app.add_typer(codec_keys, name="codec-keys")
+app.add_typer(trace_keys, name="trace-keys")
 app.command()(delegate)
 app.command()(codec_server)
 app.add_typer(approvals, name="approvals")
@@ -59,7 +65,9 @@ app.add_typer(people, name="people")
 app.add_typer(rollout, name="rollout")
 app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
-for command in (*stops.COMMANDS, caps, login, whoami, logout, deploy, outcome, report):
+app.add_typer(feedback, name="feedback")
+PROOF = (trace, roots, capsule, verify, backtest, fork)
+for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome, report):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
@@ -120,7 +128,7 @@ def demo(
 @app.command()
 def replay(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN|FILE]", help="A run's workflow id, or a JSON file with a history.")
+        str | None, typer.Argument(metavar="[RUN|FILE]", help="A run's workflow id, a JSON file with a history, or a capsule.")
     ] = None,
     query: Annotated[str | None, typer.Option(help="A visibility query: replay every run that it finds.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many of them at most, newest first.")] = 1000,
@@ -232,7 +240,7 @@ def _quoted(value: str) -> str:
 def show(
     run_id: Run, transcript: Annotated[bool, typer.Option(help="Every message too.")] = False, as_json: AsJson = False
 ) -> None:
-    """Show one run: what it did, what was refused and why, who approved."""
+    """Show one run: what it did, what was refused and why, who approved, and its number once it is sealed."""
 
     async def work() -> tuple[RunSummary, list[str]]:
         remit = await _remit(load())
@@ -251,6 +259,8 @@ def show(
         out.print(part)
     if summary.status in OPEN and (policies := today()) and (changed := policies.changed(summary)):
         out.print(changed, markup=False)
+    if summary.status not in OPEN and (sealed := sealed_as(load(), summary.run_id)):
+        out.print(sealed, markup=False)
     for message in messages:
         out.print(message, markup=False)
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import textwrap
 import time
 from collections.abc import Mapping
@@ -78,6 +79,7 @@ async def play(*, keep: bool, as_json: bool) -> int:
             else:
                 _tell(demo, summaries, evidence)
             if keep:
+                sys.stdout.flush()  # whoever reads the JSON through a pipe needn't wait for Ctrl-C
                 await demo.stay()
             return 0 if all(e.holds for e in evidence.values()) else 1
         finally:
@@ -210,7 +212,8 @@ class _Demo:
                 with contextlib.suppress(ApprovalRefused):
                     await self._decide(workflow_id, "ana@example.com", reason="And once more.", again=True)
                     self.witness.same_person_counted = True
-                self.witness.after_first = self._refunds(ticket)
+                if self.witness.after_first is None:  # not once more, when the worker's crash makes people look again
+                    self.witness.after_first = self._refunds(ticket)
                 await self._decide(workflow_id, "bo@example.com", reason="Agreed.")
             case "run_killed":
                 summary, approval = await self.remit.approval(workflow_id, None)
@@ -306,6 +309,9 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {DEMO / "scripts.json"}#rejected
   remit inbox
   remit report --html report.html
+  remit backtest --policy refunds_v7 --agent billing-resolution
+  remit fork billing-resolution-T-1004 --at 3
+  remit feedback export
   temporal workflow list --address {self.server.address}
 """,
             markup=False,

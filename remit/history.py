@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from remit.sandbox import runner
 from workflows.agent_run import AgentRun
 from workflows.messages import AGENT_RUN
 
-__all__ = ["Verdict", "judge", "read_file", "segments", "state"]
+__all__ = ["Verdict", "judge", "read_file", "segments", "state", "watched"]
 
 _SCHEDULED = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
 _DECIDED = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
@@ -143,8 +144,25 @@ async def state(history: WorkflowHistory, converter: DataConverter) -> AgentRun:
     return watch.run
 
 
+async def watched(history: WorkflowHistory, converter: DataConverter, watcher: Interceptor) -> str:
+    """Replay `history` under `watcher`, in whose reach the run itself is; why today's code doesn't lead to it, or nothing.
+
+    Raises:
+        InvalidInput: it isn't the history of a run, or its payloads can't be decoded.
+    """
+    watch = _Watch()
+    failure = await _replay(history, converter, watch, UnsandboxedWorkflowRunner(), watcher)
+    if failure is None:
+        return ""
+    return _verdict(history).model_copy(update=_explained(failure, history.events, watch.asked)).sentence
+
+
 async def _replay(
-    history: WorkflowHistory, converter: DataConverter, watch: _Watch, workflow_runner: WorkflowRunner
+    history: WorkflowHistory,
+    converter: DataConverter,
+    watch: _Watch,
+    workflow_runner: WorkflowRunner,
+    *watchers: Interceptor,
 ) -> Exception | None:
     """The failure of the replay, if it fails.
 
@@ -154,17 +172,24 @@ async def _replay(
     await _readable(history, converter)
     if not any(e.event_type == _DECIDED for e in history.events):
         return None  # no code has decided anything yet; the replayer would wait for it for ever
-    for name in ("temporalio.worker", "temporalio.workflow"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a run that differs is a finding, not a log line
+    if not logging.getLogger().handlers:  # a command: a run that differs is a finding, not a log line
+        for name in ("temporalio.worker", "temporalio.workflow"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     replayer = Replayer(
         workflows=[AgentRun],
         workflow_runner=workflow_runner,
         data_converter=converter,
-        interceptors=[watch],
+        interceptors=[watch, *watchers],
         build_id="replay",
-        runtime=Runtime(telemetry=TelemetryConfig(logging=None)),
+        runtime=_runtime(),
     )
     return (await replayer.replay_workflow(history, raise_on_replay_failure=False)).replay_failure
+
+
+@cache
+def _runtime() -> Runtime:
+    """One for all replays: each has threads of its own."""
+    return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
 async def _readable(history: WorkflowHistory, converter: DataConverter) -> None:

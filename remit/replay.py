@@ -11,10 +11,13 @@ from policies.errors import InvalidInput, NotFound, Unavailable
 from remit import render
 from remit.connection import connect, converter
 from remit.history import Verdict, judge, read_file, segments
+from remit.proof.reading import history_of
 from remit.settings import Settings
 from workflows.messages import AGENT_RUN
 
-__all__ = ["replay"]
+__all__ = ["read_files", "replay"]
+
+GZIP = b"\x1f\x8b"
 
 
 def replay(settings: Settings, run: str | None, query: str | None, limit: int, *, as_json: bool) -> int:
@@ -26,8 +29,8 @@ def replay(settings: Settings, run: str | None, query: str | None, limit: int, *
     """
     if (run is None) == (query is None):
         raise InvalidInput("Say what is replayed: a run, a file, or `--query QUERY`.")
-    file = read_file(Path(run)) if run is not None and (run.endswith(".json") or Path(run).is_file()) else None
-    verdicts = asyncio.run(_judged(settings, file, run, query, limit))
+    files = read_files(Path(run)) if run is not None and (run.endswith((".json", ".gz")) or Path(run).is_file()) else []
+    verdicts = asyncio.run(_judged(settings, files, run, query, limit))
     differ = [v for v in verdicts if not v.ok]
     if as_json:
         rows = [v.model_dump(mode="json") for v in verdicts]
@@ -41,15 +44,39 @@ def replay(settings: Settings, run: str | None, query: str | None, limit: int, *
     return 1 if differ else 0
 
 
+def read_files(path: Path) -> list[WorkflowHistory]:
+    """What is in a file: one history, or those of a capsule.
+
+    Raises:
+        InvalidInput: neither can be read in it.
+    """
+    from remit.proof.capsule import FORMAT, read
+
+    try:
+        data = path.read_bytes()
+    except OSError:
+        data = b""
+    if data[:2] != GZIP and FORMAT.encode() not in data[:100]:
+        return [read_file(path)]
+    try:
+        capsule = read(data)
+    except InvalidInput as e:
+        raise InvalidInput(f"`{path}`: {e.message}") from None
+    found = [history_of(capsule.root.root.workflow_id, history) for history in capsule.contents.history]
+    if not found:
+        raise InvalidInput(f"`{path}`: The capsule has no history to replay.")
+    return found
+
+
 async def _judged(
-    settings: Settings, file: WorkflowHistory | None, run: str | None, query: str | None, limit: int
+    settings: Settings, files: list[WorkflowHistory], run: str | None, query: str | None, limit: int
 ) -> list[Verdict]:
     from remit.apps import assemble
     from tools import registry
 
     registry.install(assemble(settings).catalog)
-    if file is not None:
-        return [_known(await judge(file, converter(settings)))]
+    if files:
+        return [_known(await judge(file, converter(settings))) for file in files]
     client = await connect(settings)
     try:
         found = [await judge(h, client.data_converter) async for h in _histories(client, run, query, limit)]

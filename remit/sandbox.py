@@ -19,6 +19,7 @@ PURE = (
     "workflows.fleet_messages",
     "workflows.fleet_state",
     "workflows.inbox",
+    "workflows.keeper_messages",
     "workflows.keys",
     "workflows.messages",
     "workflows.options",

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
         business: the sandbox business's SQLite file; by default `business.db` in `home`.
         storage: where values too large for history go: a folder, or `s3://bucket/prefix`; by default `storage` in `home`.
         root_keys: the file with the keys that sign capabilities; by default `root-keys.json` in `home`.
+        traces: where the sealed traces of closed runs go: a folder, or `s3://bucket/prefix`; by default `traces` in `home`.
+        trace_keys: the file with the keys that sign them; by default `trace-keys.json` in `home`.
+        seal_seconds: how often to look for runs that closed, to seal their traces; 0 or `off`: none are sealed.
         review_roles: who may review tools, names with commas between them; by default everybody who has a role.
         deployment: the Worker Deployment of these workers, by default named like the task queue; `none`: they are unversioned.
         build_id: the version of these workers' code in it; by default a digest of what decides a run's commands.
@@ -58,6 +61,7 @@ class Settings(BaseSettings):
         otlp_endpoint: where spans go over OTLP, by OpenTelemetry's own variables; nowhere when empty.
         breaker_seconds: how often the anomaly breaker looks at the agents' figures.
         history_events: about how many events fill a run's history, so that the run goes on in a new one.
+        redaction: a file with more rules about what mustn't be in a capsule, names and regular expressions.
         price_input_per_mtok, price_output_per_mtok: micro-USD for a million tokens of `model`.
     """
 
@@ -73,6 +77,9 @@ class Settings(BaseSettings):
     business: Path | None = None
     storage: str = ""
     root_keys: Path | None = None
+    traces: str = ""
+    trace_keys: Path | None = None
+    seal_seconds: float = Field(default=2.0, ge=0, le=60)
     review_roles: str = ""
     audience: str = ""
     capability_seconds: int = Field(default=600, ge=30, le=86_400)
@@ -95,6 +102,7 @@ class Settings(BaseSettings):
     cached_runs: int = Field(default=2000, ge=1)
     breaker_seconds: int = Field(default=60, ge=1, le=3600)
     history_events: int = Field(default=6000, ge=80, le=20_000)
+    redaction: Path | None = None
     price_input_per_mtok: int | None = Field(default=None, ge=0)
     price_output_per_mtok: int | None = Field(default=None, ge=0)
     connector_billing: Literal["sandbox", "stripe"] = "sandbox"
@@ -130,6 +138,11 @@ class Settings(BaseSettings):
     @classmethod
     def _no_app(cls, value: object) -> object:
         return value or None  # an empty variable is none, not the current folder
+
+    @field_validator("seal_seconds", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return 0 if value == "off" else value
 
     @property
     def oidc(self) -> Expected | None:
@@ -184,6 +197,14 @@ class Settings(BaseSettings):
     @property
     def root_keys_path(self) -> Path:
         return self.root_keys or self.home / "root-keys.json"
+
+    @property
+    def traces_place(self) -> str:
+        return self.traces or str((self.home / "traces").absolute())
+
+    @property
+    def trace_keys_path(self) -> Path:
+        return self.trace_keys or self.home / "trace-keys.json"
 
     @property
     def codec_keys_path(self) -> Path:

@@ -125,25 +125,28 @@ class ToolSpec:
         """JSON Schema of the arguments, as models see it. Made once, for it goes with each model call; don't change it."""
         return self.arguments.model_json_schema()
 
+    @property
+    def card(self) -> dict[str, object]:
+        """All that a model, a policy or a reviewer relies on, as JSON."""
+        return {
+            "id": self.id,
+            "effect": self.effect,
+            "risk": self.risk,
+            "scope": self.scope,
+            "description": self.description,
+            "arguments": self.schema,
+            "resource": [self.resource_type, self.resource_field],
+            "idempotency": self.idempotency or "",
+            "amount": list(self.amount_fields or ()),
+            "untrusted": self.untrusted,
+            # Only where it says something: the digests of all other tools, which open runs have pinned, stay as they are.
+            **({"settle_seconds": self.settle_seconds} if self.settle_seconds else {}),
+        }
+
     @cached_property
     def digest(self) -> str:
-        """Changes when anything that a model, a policy or a reviewer relies on changes."""
-        return digest(
-            {
-                "id": self.id,
-                "effect": self.effect,
-                "risk": self.risk,
-                "scope": self.scope,
-                "description": self.description,
-                "arguments": self.schema,
-                "resource": [self.resource_type, self.resource_field],
-                "idempotency": self.idempotency or "",
-                "amount": list(self.amount_fields or ()),
-                "untrusted": self.untrusted,
-                # Only where it says something: the digests of all other tools, which open runs have pinned, stay as they are.
-                **({"settle_seconds": self.settle_seconds} if self.settle_seconds else {}),
-            }
-        )
+        """Changes when anything on its card changes."""
+        return digest(self.card)
 
     def resource(self, arguments: Arguments) -> ResourceRef:
         """What a call with `arguments` is about."""

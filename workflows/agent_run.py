@@ -63,7 +63,7 @@ from workflows.messages import (
 )
 from workflows.records import ProposalEnd, fate
 from workflows.state import MAX_REFUSED, OpenTurn, RunState
-from workflows.turn import Bound, Call, Turn
+from workflows.turn import Bound, Call, Turn, Watcher
 from workflows.view import cockpit
 from workflows.window import summary_note
 
@@ -104,6 +104,7 @@ class AgentRun:
     @workflow.init
     def __init__(self, *args: Any) -> None:
         info = workflow.info()
+        self.watcher: Watcher | None = None
         self._run_id = info.first_execution_run_id
         self._workflow_id = info.workflow_id
         self._invalid = ""
@@ -300,7 +301,7 @@ class AgentRun:
             requests = Turn.requests(answer.message)
             await self._renew(needed=bool(requests))
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
-            turn = Turn(state, capsule, registry.current(), charged.tool_calls)
+            turn = Turn(state, capsule, registry.current(), charged.tool_calls, watcher=self.watcher)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
             self._check()
             rises = state.tier < STRONG and capsule.over_ceiling is None
@@ -552,7 +553,7 @@ class AgentRun:
         return None
 
     def _reopened(self, left: OpenTurn) -> tuple[Turn, list[Call]]:
-        return Turn.reopened(self._state, self._capsule, registry.current(), left)
+        return Turn.reopened(self._state, self._capsule, registry.current(), left, self.watcher)
 
     def _observe(self, turn: Turn, calls: list[Call], done: Mapping[int, ToolOutcome]) -> None:
         """Put what came of the calls into the transcript, in their order."""
@@ -912,6 +913,11 @@ class AgentRun:
         if self._invalid:
             raise ApplicationError(self._invalid, type=InvalidInput.code, non_retryable=True)
         return self._state
+
+    @property
+    def state(self) -> RunState | None:
+        """As it stands, for whoever replays the run; None when its input couldn't be used."""
+        return None if self._invalid else self._state
 
     @property
     def _capsule(self) -> Capsule:

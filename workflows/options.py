@@ -18,6 +18,7 @@ __all__ = [
     "READ",
     "REPORT",
     "ROLLOUT",
+    "SEAL",
     "TELL",
     "ActivityOptions",
     "LocalOptions",
@@ -108,6 +109,13 @@ TELL: ActivityOptions = {
 
 # The breaker looks again soon in any case.
 LOOK: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=60), "retry_policy": _retry(3, initial=1.0, longest=5.0)}
+
+# It waits for runs that close, a minute at a time; whatever it was at when its worker died is there for the next one.
+SEAL: ActivityOptions = {
+    "start_to_close_timeout": timedelta(minutes=30),
+    "heartbeat_timeout": timedelta(seconds=5),
+    "retry_policy": _retry(100, initial=0.5, longest=30.0),
+}
 
 REPORT: ActivityOptions = {"start_to_close_timeout": timedelta(seconds=40), "retry_policy": _retry(5, initial=0.2, longest=2.0)}
 

@@ -25,6 +25,7 @@ from workflows.fleet_messages import (
     TellAll,
     ToldAll,
 )
+from workflows.keeper_messages import SealedRuns, SealRuns
 from workflows.messages import (
     Admission,
     Archive,
@@ -65,6 +66,7 @@ __all__ = [
     "record_proposal",
     "record_run",
     "report_switch",
+    "seal_runs",
     "tell_runs",
     "write_kill",
 ]
@@ -167,6 +169,12 @@ async def apply_switches(arg: ApplySwitches, *, summary: str) -> Applied:
 async def look_at_agents(arg: Look, *, summary: str) -> Looked:
     return await workflow.execute_activity(
         "look_at_agents", arg, result_type=Looked, summary=summary, priority=_share(), **options.LOOK
+    )
+
+
+async def seal_runs(arg: SealRuns, *, summary: str) -> SealedRuns:
+    return await workflow.execute_activity(
+        "seal_runs", arg, result_type=SealedRuns, summary=summary, priority=_share(), **options.SEAL
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Protocol, Self
 
 from policies import approvals, autonomy
 from policies.approvals import Action, Approval, ApprovalRequest
@@ -31,7 +31,7 @@ from workflows.messages import (
 )
 from workflows.state import OpenCall, OpenTurn, RunState
 
-__all__ = ["Bound", "Call", "Turn"]
+__all__ = ["Bound", "Call", "Turn", "Watcher"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ class Call:
     rounds: int = 0
 
 
+class Watcher(Protocol):
+    """Is told of each judgement and each outcome, in the replay from which a trace is made; a run that works has none."""
+
+    def judged(self, turn: "Turn", call: Call) -> None: ...
+
+    def observed(self, turn: "Turn", call: Call, outcome: ToolOutcome) -> None: ...
+
+
 @dataclass(frozen=True)
 class Turn:
     """The calls of one model turn, judged against one run.
@@ -91,6 +99,7 @@ class Turn:
     catalog: Catalog
     calls_used: int
     edited: dict[int, Call] = field(default_factory=dict[int, Call])
+    watcher: Watcher | None = None
 
     @property
     def mode(self) -> AutonomyMode:
@@ -137,9 +146,11 @@ class Turn:
         return OpenTurn(calls_used=self.calls_used, calls=tuple(left(c) for c in calls))
 
     @classmethod
-    def reopened(cls, state: RunState, capsule: Capsule, catalog: Catalog, turn: OpenTurn) -> tuple[Self, list[Call]]:
+    def reopened(
+        cls, state: RunState, capsule: Capsule, catalog: Catalog, turn: OpenTurn, watcher: Watcher | None = None
+    ) -> tuple[Self, list[Call]]:
         """The turn that an earlier history left open, and its calls. A tool that has changed since is refused."""
-        found = cls(state, capsule, catalog, turn.calls_used)
+        found = cls(state, capsule, catalog, turn.calls_used, watcher=watcher)
         calls = [found._reopened(c) for c in turn.calls]
         found.edited.update({c.index: c for c in calls if c.edits})
         return found, calls
@@ -193,6 +204,12 @@ class Turn:
 
     def judge(self, call: Call, recorded: RecordedFacts | None) -> Call:
         """The call with its verdict: the mode, the subject binding, the business rules, then the policy."""
+        found = self._judged(call, recorded)
+        if self.watcher:
+            self.watcher.judged(self, found)
+        return found
+
+    def _judged(self, call: Call, recorded: RecordedFacts | None) -> Call:
         bound = call.bound
         if bound is None:
             return call
@@ -294,6 +311,8 @@ class Turn:
     def observe(self, call: Call, outcome: ToolOutcome) -> None:
         """Put the outcome into the transcript, and count it as a success or as failed tries of its tool."""
         call = self.edited.get(call.index, call)
+        if self.watcher:
+            self.watcher.observed(self, call, outcome)
         state, name, bound = self.state, call.request.name, call.bound
         if outcome.status == "done":
             state.succeeded(name)

@@ -11,7 +11,7 @@ from activities.ledger.switches import lock, now_ms, text_of
 from activities.ledger.tables import control, releases, rollout_log, rollouts
 from policies.rollout import Release, Rollout
 
-__all__ = ["current", "found", "keep_release", "logged", "releases_of", "save"]
+__all__ = ["current", "found", "keep_release", "logged", "release", "releases_of", "save"]
 
 _FOUND = sa.select(rollouts).where(rollouts.c.agent == sa.bindparam("agent", type_=sa.String))
 
@@ -63,6 +63,12 @@ def keep_release(connection: Connection, agent: str, release: Release) -> None:
         return
     row = {"digest": release.digest, "agent": agent, "definition": release.definition}
     connection.execute(sa.insert(releases).values({**row, "contents": release.model_dump_json(), "first_seen": now_ms()}))
+
+
+def release(connection: Connection, name: str) -> Release | None:
+    """What the release with this digest is made of; None if the ledger doesn't have it."""
+    found = connection.execute(sa.select(releases.c.contents).where(releases.c.digest == name)).scalar()
+    return Release.model_validate_json(str(found)) if found else None
 
 
 def releases_of(connection: Connection, agent: str) -> Sequence[SeenRelease]:

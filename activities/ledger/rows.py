@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from policies.anomaly import RuleAction
+from policies.approvals import Verb
 from policies.caps import OnCap
-from policies.models import AutonomyMode, Frozen, Idempotency, Money, ResourceRef, Risk
+from policies.models import AutonomyMode, Decision, Frozen, Idempotency, Money, ResourceRef, Risk
+from policies.models import Effect as ToolEffect
 
 __all__ = [
     "COUNTED",
@@ -14,6 +16,7 @@ __all__ = [
     "Capability",
     "CapabilityKind",
     "Charge",
+    "DecisionRow",
     "Effect",
     "EffectState",
     "Enrolment",
@@ -21,12 +24,15 @@ __all__ = [
     "Logged",
     "Outcome",
     "Override",
+    "PersonSaid",
     "ProposalRecord",
     "RolloutLine",
+    "RootRow",
     "RunRecord",
     "SeenRelease",
     "Standing",
     "Switch",
+    "ToSeal",
     "TripRecord",
 ]
 
@@ -359,3 +365,113 @@ class Override(Frozen):
     set_by: str
     set_at: int
     epoch: int
+
+
+class PersonSaid(Frozen):
+    """What a person decided on an action, their signature verified. `at` in Unix milliseconds.
+
+    Attributes:
+        edit: all arguments that they put in the place of the proposed ones; None if they didn't edit it.
+    """
+
+    by: str
+    decision: Verb
+    reason: str = ""
+    at: int
+    edit: dict[str, JsonValue] | None = None
+
+
+class DecisionRow(Frozen):
+    """One judgement of an action. A call has several when people edited it, or when sums rose before it was performed.
+
+    Attributes:
+        key: names the judgement for good: `decision_key` of run, step, index and round.
+        round: which of the call's judgements this is, from 0; `last` marks the one that the call ended with.
+        at: Unix milliseconds of the judgement; of the last one, of the call's end.
+        decision: the verdict; empty when the call was refused before any policy was asked, by the agent's mode, the subject
+            binding or a business rule, which `reason` names.
+        policy_ids: those that determined the verdict, sorted, separated by commas.
+        reason: code of the refusal at the judgement, or else of the one that the call ended with; empty when there is none.
+        mode: what the agent was held to.
+        facts: `policies.models.ActionFacts` as JSON: all that the verdict rests on next to the policy; the arguments are only
+            here.
+        people: `PersonSaid`s as a JSON list, oldest first.
+        outcome: the status of the call at its end, for example `done` or `refused`.
+    """
+
+    key: str
+    run_id: str
+    workflow_id: str
+    agent: str
+    release: str
+    tool: str
+    effect: ToolEffect
+    risk: Risk
+    step: int
+    call_index: int
+    round: int
+    last: bool
+    at: int
+    policy_name: str
+    policy_digest: str
+    decision: Decision | Literal[""]
+    policy_ids: str = ""
+    approvals_required: int = 0
+    reason: str = ""
+    mode: AutonomyMode
+    amount_cents: int = 0
+    currency: str = ""
+    facts: str
+    people: str = "[]"
+    outcome: str = ""
+
+
+class ToSeal(Frozen):
+    """A run that has no root yet. Times in Unix milliseconds.
+
+    Attributes:
+        namespace: empty for one from before there was this queue.
+        due_at: when it is its turn; later for one that had to be put off.
+        tries: how often sealing it was begun.
+        why: what stood in the way the last time.
+    """
+
+    run_id: str
+    namespace: str
+    workflow_id: str
+    agent: str
+    queued_at: int
+    due_at: int
+    tries: int = 0
+    why: str = ""
+
+
+class RootRow(Frozen):
+    """The signed root of a run, and where its capsule is.
+
+    Attributes:
+        seq: its place in its namespace, from 1 on, without gaps.
+        root: what is signed, as JSON.
+        place: of the file in the sink.
+        lines: of the trace.
+        events: of the run's histories.
+        reason: why there is no trace, when there is none.
+        sealed_at: Unix milliseconds.
+    """
+
+    namespace: str
+    seq: int
+    run_id: str
+    workflow_id: str
+    agent: str
+    root: str
+    digest: str
+    previous: str
+    signature: str
+    key_id: str
+    public_key: str
+    place: str
+    lines: int
+    events: int
+    reason: str = ""
+    sealed_at: int

@@ -6,6 +6,7 @@ __all__ = [
     "capabilities",
     "charges",
     "control",
+    "decisions",
     "effects",
     "enrolments",
     "kill_switches",
@@ -20,7 +21,9 @@ __all__ = [
     "run_records",
     "standings",
     "switch_log",
+    "to_seal",
     "tool_reviews",
+    "trace_roots",
     "trips",
     "usage_minutes",
 ]
@@ -323,6 +326,82 @@ mode_overrides = Table(
     Column("set_by", String(200), nullable=False),
     Column("set_at", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+)
+
+# One row for each judgement of an action, with the facts that its verdict rests on, so that another policy can be asked the
+# same. Written from its history when the run has closed. `facts` is a `policies.models.ActionFacts` as JSON, `people` a list of
+# `activities.ledger.rows.PersonSaid`.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("run_id", String(64), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("release", String(80), nullable=False),
+    Column("tool", String(200), nullable=False),
+    Column("effect", String(8), nullable=False),
+    Column("risk", String(16), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("call_index", Integer, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("last", Boolean, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("policy_name", String(200), nullable=False),
+    Column("policy_digest", String(80), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("policy_ids", Text, nullable=False),
+    Column("approvals_required", Integer, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("mode", String(16), nullable=False),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("people", Text, nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Index("decisions_by_time", "at"),
+    Index("decisions_by_agent", "agent", "at"),
+    Index("decisions_by_run", "run_id"),
+)
+
+# One row a closed run, in the order in which they were sealed: the chain of its namespace. Rows are only added. `root` is a
+# `remit.proof.sealing.Root` as JSON, `place` where its capsule is in the sink.
+trace_roots = Table(
+    "trace_roots",
+    metadata,
+    Column("namespace", String(200), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_id", String(64), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("root", Text, nullable=False),
+    Column("digest", String(80), nullable=False),
+    Column("previous", String(80), nullable=False),
+    Column("signature", String(100), nullable=False),
+    Column("key_id", String(80), nullable=False),
+    Column("public_key", String(64), nullable=False),
+    Column("place", Text, nullable=False),
+    Column("lines", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("sealed_at", BigInteger, nullable=False),
+    Index("trace_roots_by_run", "run_id", unique=True),
+    Index("trace_roots_by_workflow", "workflow_id"),
+)
+
+# Runs that have no root yet. `why` says what stood in the way of the last try.
+to_seal = Table(
+    "to_seal",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("namespace", String(200), nullable=False),
+    Column("workflow_id", String(1000), nullable=False),
+    Column("agent", String(200), nullable=False),
+    Column("queued_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("why", Text, nullable=False),
+    Index("to_seal_by_time", "namespace", "due_at"),
 )
 
 # Rows are only added; a worker adds its seal to one that it has verified. What a row says counts only as far as it is signed.

@@ -18,7 +18,7 @@ from activities.providers.base import Completion, ModelRequest, ToolOffer
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, Message, TokenUsage, ToolMessage, ToolRequest, UserMessage
 
-__all__ = ["AnthropicProvider"]
+__all__ = ["AnthropicProvider", "body_of"]
 
 _KEY = "ANTHROPIC_API_KEY"
 _VENDOR = "https://api.anthropic.com"
@@ -47,7 +47,7 @@ class AnthropicProvider:
         )
 
     async def complete(self, request: ModelRequest) -> Completion:
-        body = _body(request)
+        body = body_of(request)
         answer = await self._post(body, request.timeout_s)
         try:
             return _read(answer, body, request)
@@ -79,7 +79,8 @@ class AnthropicProvider:
             raise _http.bad_response() from None
 
 
-def _body(request: ModelRequest) -> bytes:
+def body_of(request: ModelRequest) -> bytes:
+    """The exact body of the request."""
     head: dict[str, object] = {"model": request.model, "max_tokens": request.max_output_tokens}
     if request.system:
         head["system"] = request.system

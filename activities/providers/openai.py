@@ -15,7 +15,7 @@ from activities.providers.base import Completion, ModelRequest, ToolOffer
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, Message, TokenUsage, ToolMessage, ToolRequest, UserMessage
 
-__all__ = ["OpenAIProvider", "limit_field"]
+__all__ = ["OpenAIProvider", "body_of", "limit_field"]
 
 _KEY = "OPENAI_API_KEY"
 _VENDOR = "https://api.openai.com/v1"
@@ -44,7 +44,7 @@ class OpenAIProvider:
         )
 
     async def complete(self, request: ModelRequest) -> Completion:
-        body = self._body(request)
+        body = body_of(request, self._limit)
         answer = await self._post(body, request.timeout_s)
         try:
             return _read(answer, body, request)
@@ -76,14 +76,16 @@ class OpenAIProvider:
         except (openai.APIError, ValueError):
             raise _http.bad_response() from None
 
-    def _body(self, request: ModelRequest) -> bytes:
-        head: dict[str, object] = {"model": request.model, self._limit: request.max_output_tokens}
-        if request.tools:
-            head["tools"] = [_tool(offer) for offer in request.tools]
-        messages = [_rendered(message) for message in request.messages]
-        if request.system:
-            messages.insert(0, json.dumps({"role": "system", "content": request.system}).encode())
-        return b'%b,"messages":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(messages))
+
+def body_of(request: ModelRequest, limit: str) -> bytes:
+    """The exact body of the request; `limit` as `limit_field` says."""
+    head: dict[str, object] = {"model": request.model, limit: request.max_output_tokens}
+    if request.tools:
+        head["tools"] = [_tool(offer) for offer in request.tools]
+    messages = [_rendered(message) for message in request.messages]
+    if request.system:
+        messages.insert(0, json.dumps({"role": "system", "content": request.system}).encode())
+    return b'%b,"messages":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(messages))
 
 
 def limit_field(base_url: str) -> Literal["max_completion_tokens", "max_tokens"]:

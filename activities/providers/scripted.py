@@ -7,7 +7,7 @@ from activities.providers.base import Completion, ModelRequest, ProviderError
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, ScriptTurn, ToolRequest
 
-__all__ = ["ScriptedProvider"]
+__all__ = ["ScriptedProvider", "body_of"]
 
 
 class ScriptedProvider:
@@ -26,7 +26,7 @@ class ScriptedProvider:
             for i, call in enumerate(turn.tool_calls)
         )
         message = AssistantMessage(text=turn.text, tool_calls=calls)
-        body = request.model_dump_json(exclude={"script", "timeout_s", "turn"}).encode()
+        body = body_of(request)
         usage = turn.usage or _http.estimated_usage(body, message)
         return Completion(
             message=message,
@@ -34,6 +34,11 @@ class ScriptedProvider:
             model=request.model,
             request_digest=sha256(body),
         )
+
+
+def body_of(request: ModelRequest) -> bytes:
+    """What stands for the body of a request here."""
+    return request.model_dump_json(exclude={"script", "timeout_s", "turn"}).encode()
 
 
 def _turn(script: tuple[ScriptTurn, ...] | None, n: int) -> ScriptTurn:

@@ -24,6 +24,7 @@ from tools import registry
 from tools.connectors import sandbox
 from worker import runner
 from workflows.agent_run import AgentRun
+from workflows.messages import AGENT_RUN
 
 __all__ = ["Report", "play"]
 
@@ -137,7 +138,7 @@ async def replay(world: World) -> tuple[int, list[str]]:
 
     async def histories() -> AsyncGenerator[WorkflowHistory]:
         nonlocal count
-        async for found in world.client.list_workflows():
+        async for found in world.client.list_workflows(f"WorkflowType = '{AGENT_RUN}'"):
             count += 1
             yield await world.client.get_workflow_handle(found.id, run_id=found.run_id).fetch_history()
 

@@ -43,15 +43,18 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_the_session(tmp_path: Path) -> None:
-    """Run, inbox, approve, show and runs, as the README shows them."""
+    """Run, inbox, approve, show and runs, and the proof of a run, as the README shows them."""
     dev = DevEngine(tmp_path / ".remit")
     try:
         lines = block("session").splitlines()
         # A person types slower than a run parks.
         parked = "for i in $(seq 100); do remit inbox | grep -q first && break; sleep 0.1; done"
         out = dev.console.sh("\n".join([lines[0], parked, *lines[1:]])).out
+        done = "for i in $(seq 100); do remit show first | grep -q completed && break; sleep 0.1; done"
+        proof = dev.console.sh(f"cd {tmp_path}\n{done}\n{block('verify')}").out
     finally:
         dev.stop()
+    assert proof.rstrip().endswith("\nverified")
     assert "ap-3-0 is approved." in out
     assert "Double charge, seen on the bank statement." in out
 

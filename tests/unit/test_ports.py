@@ -12,6 +12,7 @@ from activities.authority import AuthorityActivities
 from activities.breaking import BreakerActivities
 from activities.drills import DrillActivities
 from activities.fleet import FleetActivities
+from activities.keeping import KeeperActivities
 from activities.model import ModelActivities
 from activities.records import RecordActivities
 from activities.rollouts import RolloutActivities
@@ -30,6 +31,7 @@ def implementations() -> dict[str, Stub]:
         BreakerActivities,
         DrillActivities,
         FleetActivities,
+        KeeperActivities,
         ModelActivities,
         RecordActivities,
         RolloutActivities,

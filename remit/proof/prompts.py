@@ -1,0 +1,112 @@
+"""The exact requests that models were sent, built again from a replay of the run's histories."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from temporalio import workflow
+from temporalio.client import WorkflowHistory
+from temporalio.worker import (
+    Interceptor,
+    StartActivityInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
+
+from activities.model import request_of
+from activities.providers import scripted
+from activities.providers.base import ModelRequest, ToolOffer
+from policies.canonical import sha256
+from policies.models import Effect
+from remit.connection import CONVERTER
+from remit.history import watched
+from remit.proof.reading import activities, asked_for
+from workflows.agent_run import AgentRun
+from workflows.messages import CallModel, Capsule, Message, ModelTurn
+from workflows.state import parse_message
+from workflows.window import shown
+
+__all__ = ["Asked", "answered", "is_digest_of"]
+
+Tools = Sequence[tuple[Effect, ToolOffer]]
+
+
+class Asked:
+    """A model call as the run asked for it: `messages` are those that it was to show."""
+
+    def __init__(self, call: CallModel, messages: Sequence[Message]) -> None:
+        self.call = call
+        self.messages = messages
+
+    def request(self, capsule: Capsule, model: str, tools: Tools) -> ModelRequest:
+        return request_of(self.call, capsule, model, tools, self.messages)
+
+
+class _Transcripts(Interceptor):
+    """Notes at each model call what the transcript was."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.asked: list[Asked | None] = []
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor] | None:
+        seen = self
+
+        class Outbound(WorkflowOutboundInterceptor):
+            def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
+                if input.activity == "call_model":
+                    seen.note(input.args[0])
+                return super().start_activity(input)
+
+        class Inbound(WorkflowInboundInterceptor):
+            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+                super().init(Outbound(outbound))
+
+        return Inbound
+
+    def note(self, call: CallModel) -> None:
+        run = workflow.instance()
+        assert isinstance(run, AgentRun)
+        while len(self.texts) < call.cursor:
+            page = run.transcript(len(self.texts)).messages
+            if not page:
+                break  # in storage, and its history is gone
+            self.texts += page
+        whole = len(self.texts) >= call.cursor
+        messages = shown(call.window, call.cursor, lambda i: parse_message(self.texts[i])) if whole else None
+        self.asked.append(Asked(call, messages) if messages is not None else None)
+
+
+async def answered(histories: Sequence[WorkflowHistory]) -> tuple[list[tuple[Asked | None, ModelTurn]], str]:
+    """The answered model calls of a run, and why today's code doesn't lead to them, if it doesn't.
+
+    A call whose transcript is gone is None.
+    """
+    found: list[tuple[Asked | None, ModelTurn]] = []
+    seen = _Transcripts()
+    for history in histories:
+        before = len(seen.asked)
+        if failure := await watched(history, CONVERTER, seen):
+            return found, failure
+        calls = dict(zip(asked_for(history, "call_model"), seen.asked[before:], strict=True))
+        answers = [done for done in activities(history) if done.name == "call_model"]
+        found += [(calls[done.event_id], ModelTurn.model_validate(done.result)) for done in answers]
+    return found, ""
+
+
+def is_digest_of(request: ModelRequest, turn: ModelTurn) -> bool:
+    """Whether the call that `turn` answered was exactly `request`."""
+    return turn.request_digest in {sha256(body) for body in _bodies(request, turn.provider)}
+
+
+def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
+    """What the provider's server was sent, whichever name it has for the limit of output tokens."""
+    if provider == "scripted":
+        return [scripted.body_of(request)]
+    if provider == "anthropic":
+        from activities.providers import anthropic  # the SDK is large
+
+        return [anthropic.body_of(request)]
+    from activities.providers import openai
+
+    return [openai.body_of(request, limit) for limit in ("max_completion_tokens", "max_tokens")]
