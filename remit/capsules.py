@@ -135,6 +135,8 @@ def _print(report: Report, *, as_json: bool) -> None:
     if report.key:
         whose = "the one given" if report.given else "compare it with what the owner says, or give it with `--key`"
         out.print(f"Signed by {report.key}: {whose}.", markup=False)
+    for person, print_ in report.deciders.items():
+        out.print(f"Decided by {person}, whose key is {print_}.", markup=False)
     for exception in report.exceptions:
         out.print(f"Not derived again: {exception}.", markup=False)
     if report.failed:

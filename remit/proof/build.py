@@ -2,7 +2,7 @@
 is written down. So every verdict in a trace has been derived from the history, whoever made it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ from remit.proof.lines import (
     Trace,
     TraceLine,
 )
-from remit.proof.reading import asked_for
+from remit.proof.reading import activities, asked_for
 from tools.kb import Documents
 from workflows.agent_run import AgentRun
 from workflows.messages import CallModel, Capsule, ExecuteTool, KillState, ModelTurn, ReadTool, ToolOutcome, ToolRequest
@@ -61,6 +61,7 @@ _CLOSED = {
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED: "terminated",
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT: "timed_out",
 }
+_CARRY_OUT = ("execute_tool", "give_up", "read_tool")
 Slot = tuple[int, int]
 
 
@@ -91,6 +92,7 @@ class _Open:
     judgements: list[Judgement] = field(default_factory=list[Judgement])
     asked: ExecuteTool | ReadTool | None = None
     event: int = 0
+    history: int = 0
     idempotency_key: str = ""
     action_digest: str = ""
 
@@ -110,10 +112,12 @@ class _Run:
         self._now = 0
         self._state: RunState | None = None
         self._events: dict[str, list[int]] = {}
+        self._entered = -1
 
     def enter(self, history: WorkflowHistory) -> None:
         """The replay of `history` is about to begin."""
-        self._events = {name: asked_for(history, name) for name in ("call_model", "execute_tool", "read_tool")}
+        self._entered += 1
+        self._events = {name: asked_for(history, name) for name in ("call_model", "execute_tool", "give_up", "read_tool")}
 
     # ---- what the watch tells -----------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class _Run:
     def _calls(self, step: int, index: int, arg: ExecuteTool | ReadTool, event: int) -> None:
         found = self._open.get((step, index))
         if found:
-            found.asked, found.event = arg, event
+            found.asked, found.event, found.history = arg, event, self._entered
 
     def answered(self, name: str, arg: object, event: int, result: object) -> None:
         """An activity gave `result`."""
@@ -375,8 +379,14 @@ class _Run:
             for step in sorted({slot[0] for slot, _ in left}):
                 self._drop(step)
             return
+        ended = {
+            (n, done.event_id): done.result
+            for n, history in enumerate(self._histories)
+            for done in activities(history)
+            if done.name in _CARRY_OUT
+        }
         for (step, index), one in left:
-            self._tool(step, index, one, None)
+            self._tool(step, index, one, _unseen(one, ended))
         self._open.clear()
 
     def _outcome(self, first: RunLine, closed_by: str) -> OutcomeLine:
@@ -494,6 +504,21 @@ def _outcome(outcome: ToolOutcome | None) -> CallOutcome:
         result_digest=sha256(outcome.content.encode()) if outcome.content else "",
         ref=outcome.ref,
     )
+
+
+def _unseen(one: _Open, ended: Mapping[Slot, object]) -> ToolOutcome | None:
+    """What came of a call that the run didn't live to see, for it was terminated; None when nothing was carried out.
+
+    A write that its history asks for and that has no result there may have happened: only the ledger, or the vendor, knows.
+    """
+    if not one.event:
+        return None
+    at = one.history, one.event
+    if at not in ended:
+        write = isinstance(one.asked, ExecuteTool)
+        return ToolOutcome(status="indeterminate", reason="outcome_indeterminate", attempt=0) if write else None
+    outcome = ToolOutcome.model_validate(ended[at])
+    return None if outcome.status in ("approval_required", "paused") else outcome
 
 
 def _documents(outcome: ToolOutcome) -> Documents | None:

@@ -227,7 +227,7 @@ def read(data: bytes) -> CapsuleFile:
         same = canonical_json(capsule) == canonical_json(found)
     except ValidationError as e:
         raise InvalidInput(f"The capsule isn't of the form that its format says: {explain(e)}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         same, capsule = False, None
     if capsule is None or not same:
         raise InvalidInput("The capsule isn't written as its format says: something is missing, or of another type.")

@@ -44,6 +44,7 @@ class Case:
         people: those who could decide, at admission and since.
         run: the first of `lines`.
         exceptions: what can't be derived again, and why; each once.
+        deciders: fingerprints of the keys whose decisions were verified, by person.
     """
 
     file: CapsuleFile
@@ -53,6 +54,7 @@ class Case:
     run: RunLine
     lines: Sequence[TraceLine]
     exceptions: list[str] = field(default_factory=list[str])
+    deciders: dict[str, str] = field(default_factory=dict[str, str])
 
     @cached_property
     def cards(self) -> dict[str, ToolCard]:

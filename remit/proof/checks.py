@@ -4,6 +4,7 @@ Each function takes one kind of thing, gives how many it checked, and raises `Do
 """
 
 import json
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from typing import cast
 
@@ -18,6 +19,7 @@ from policies.models import Effect, Verdict
 from remit.proof.case import Case, DoesNotHold, held, named
 from remit.proof.lines import DroppedLine, Judgement, ModelLine, ToolLine
 from remit.proof.reading import Done, fields
+from remit.proof.sealing import key_id_of
 from tools.catalog import Catalog
 from workflows.messages import RecordedFacts
 
@@ -67,8 +69,8 @@ def _release(case: Case) -> int:
     held(release.prompt == digest(pinned.prompt), "The release has another prompt than the run was pinned to.")
     held(release.policy == pinned.bundle.digest, "The release has another policy than the run was pinned to.")
     held(release.route in ("", digest(pinned.route)), "The release has another route than the run was pinned to.")
-    tools = {t.name: t.digest for t in pinned.tools}
-    differ = min((n for n, d in release.tools.items() if tools.get(n) != d), default="")
+    tools, withheld = {t.name: t.digest for t in pinned.tools}, {w.name for w in pinned.withheld}
+    differ = min((n for n, d in release.tools.items() if tools.get(n) != d and n not in withheld), default="")
     held(not differ, f"The release has another tool `{differ}` than the run was pinned to.")
     return 1
 
@@ -268,6 +270,8 @@ def _signed(case: Case, approval: Approval, where: str) -> int:
         except ApprovalRefused as e:
             raise DoesNotHold(f"A decision of {where} counts for nothing: {e.message}") from None
         held(proven == given, f"A decision of {where} isn't what `{proven.sub}` signed.")
+        if known := case.people.by_key(approvals.claimed_key(given.decision_jws)):
+            case.deciders[proven.sub] = key_id_of(urlsafe_b64decode(f"{known[1].x}="))
     ends = {
         "pending": ("pending", "expired", "cancelled"),
         "approved": ("approved", "consumed", "cancelled"),

@@ -1,10 +1,11 @@
 """`remit verify`: whether a capsule, or a chain of roots, is what it says; with no server, no ledger and no settings."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import cast
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from policies.bundle import explain
 from policies.canonical import sha256
@@ -40,6 +41,9 @@ HELD, NOT_HELD, NOT_A_CAPSULE, PARTLY = 0, 1, 2, 3
 """Exit codes. `PARTLY`: all that can be derived again holds, but something in it was redacted, or has changed since."""
 
 
+REPLAY_SECONDS = 600
+
+
 class Checked(Frozen):
     """One kind of thing that was checked, and how many of them."""
 
@@ -54,6 +58,7 @@ class Report(Frozen):
     Attributes:
         key: fingerprint of the key that signed the root; `given` when the caller said which it must be.
         failed: the first thing that doesn't hold, in one sentence.
+        deciders: whose decisions were verified, and the fingerprints of the keys that signed them.
         exceptions: what couldn't be derived again, and why.
     """
 
@@ -64,6 +69,7 @@ class Report(Frozen):
     key: str = ""
     given: bool = False
     checked: tuple[Checked, ...] = ()
+    deciders: dict[str, str] = Field(default_factory=dict[str, str])
     exceptions: tuple[str, ...] = ()
     failed: str = ""
 
@@ -124,12 +130,18 @@ async def verify(
             _place(walk, capsule, roots)
         case = opened(walk, capsule)
         if case:
-            await _derived(walk, case, catalog, code)
+            async with asyncio.timeout(REPLAY_SECONDS):
+                await _derived(walk, case, catalog, code)
     except DoesNotHold as e:
         failed = str(e)
+    except Exception as e:  # a stranger made the file: whatever its parts provoke in any of the decoders
+        failed = (
+            f"It can't be checked any further than this: what comes next in it is of no form there is ({type(e).__name__})."
+        )
     return about.model_copy(
         update={
             "checked": tuple(walk.checked),
+            "deciders": dict(sorted(case.deciders.items())) if case else {},
             "exceptions": tuple(case.exceptions) if case else (),
             "failed": failed,
         }
@@ -244,6 +256,8 @@ async def _replayed(case: Case, catalog: Catalog, code: str) -> tuple[int, str]:
                 not differ,
                 f"Line {line.seq} isn't what a replay of the history gives: `{(beside or differ or [''])[0]}` differs.",
             )
+    told = len(case.file.contents.redaction.events)
+    held(aside <= told, f"{aside} results of tools aren't what a replay of the history gives, and {told} events were redacted.")
     return len(found), f"the digests of {aside} redacted results aside" if aside else "by a replay with today's code"
 
 

@@ -31,6 +31,7 @@ from remit.proof.verify import Report, verify
 from remit.settings import ROOT, Standalone
 from tests.engine import Engine, call, final, turn
 from tools import registry
+from tools.catalog import Catalog
 from tools.connectors import sandbox
 
 KEY = new_key()
@@ -128,6 +129,16 @@ async def private_run(client: Client, home: Path) -> Run:
         return await left_by(engine, run.id)
 
 
+async def sealed_away_run(client: Client, home: Path) -> Run:
+    """A run whose payloads were encrypted, and so large that they lie in external storage."""
+    sandbox.create(home / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
+    script = (turn(call("get_ticket", ticket_id="T-1001"), text="Lorem ipsum. " * 12_000), final())
+    async with Engine(client, home, overrides={"codec": True}) as engine:
+        run = await engine.start(script, run_id="away")
+        await run.result()
+        return await left_by(engine, run.id)
+
+
 def stored(*names: str) -> Run:
     """A run of `tests/replay/histories`, from before there were capabilities."""
     found = [history_of("x", json.loads((HISTORIES / f"{name}.json").read_text())) for name in names]
@@ -181,10 +192,10 @@ def content_of(capsule: CapsuleFile) -> dict[str, Any]:
     return copy.deepcopy(capsule.model_dump(mode="json"))
 
 
-async def checked(capsule: CapsuleFile | bytes, **given: Any) -> Report:
+async def checked(capsule: CapsuleFile | bytes, catalog: Catalog = CATALOG, code: str = CODE, **given: Any) -> Report:
     """What `remit verify` finds."""
     data = capsule if isinstance(capsule, bytes) else written(capsule, plain_json=True)
-    return await verify(data, CATALOG, code=CODE, **given)
+    return await verify(data, catalog, code=code, **given)
 
 
 def flips(value: Any, path: str = "") -> Iterator[str]:

@@ -28,8 +28,11 @@ from tests.guarantees.proving import (
     private_run,
     rich_run,
     sealed_again,
+    sealed_away_run,
     stored,
 )
+from tools.catalog import Catalog
+from workflows.messages import ENCRYPTED
 
 Content = dict[str, Any]
 REFUND, SECOND, REPLY = 12, 14, 16
@@ -65,6 +68,7 @@ async def test_an_honest_capsule_verifies(capsule: CapsuleFile) -> None:
     assert counts["decisions"] == 4 and counts["capabilities"] == 4 and counts["writes"] == 4
     assert counts["prompts"] == 7 and counts["documents"] == 3 and counts["costs"] == 8
     assert counts["verdicts"] == 11 and counts["facts"] == 9
+    assert set(report.deciders) == {"ana@example.com", "bo@example.com"}
     assert capsule.contents.redaction.counts == {"email": 1}
 
 
@@ -84,6 +88,15 @@ async def test_runs_of_earlier_code_verify(name: str) -> None:
     """Also one that a limit stopped, one whose first history is gone, one for people, and one that never began."""
     report = await checked(await stored(name).capsule())
     assert (report.failed, report.exceptions) == ("", ())
+
+
+async def test_an_encrypted_run_verifies(server: TemporalServer, tmp_path: Path) -> None:
+    """Its capsule holds everything decrypted and inline, so that it needs neither the codec's keys nor the storage."""
+    away = await (await sealed_away_run(await server.ready(), tmp_path)).capsule()
+    report = await checked(away)
+    assert (report.failed, report.exceptions) == ("", ())
+    encoding = base64.b64encode(ENCRYPTED).decode()
+    assert encoding not in str(away.contents.history) and len(str(away.contents.history)) > 200_000
 
 
 async def test_what_was_redacted_is_said(server: TemporalServer, tmp_path: Path) -> None:
@@ -397,6 +410,39 @@ async def test_a_prompt_that_was_changed_is_caught(capsule: CapsuleFile) -> None
     assert (await checked(sealed_again(content))).failed == "The tool `draft_reply` has another digest than the file says."
     card["digest"] = digest(card["card"])
     assert (await checked(sealed_again(content))).failed == "The tool `draft_reply` isn't one that the run was pinned to."
+
+
+async def test_what_somebody_made_up_is_no_crash(capsule: CapsuleFile) -> None:
+    """Whoever seals a capsule of their own may put anything in it: what can't be read doesn't hold."""
+
+    def result(event: Content, value: object) -> None:
+        [payload] = event["activityTaskCompletedEventAttributes"]["result"]["payloads"]
+        payload["data"] = base64.b64encode(json.dumps(value).encode()).decode()
+
+    for number, value in ((0, 7), (0, {}), (1, {"message": 7}), (1, None)):
+        content = content_of(capsule)
+        events = content["contents"]["history"][0]["events"]
+        result([e for e in events if "activityTaskCompletedEventAttributes" in e][number], value)
+        assert (await checked(sealed_again(content))).failed
+    content = content_of(capsule)
+    content["contents"]["history"][0]["events"] = [{"eventId": "1"}]
+    assert (await checked(sealed_again(content))).failed
+    content["contents"]["history"] = []
+    assert (await checked(sealed_again(content))).failed == "There is no history, and nothing says why."
+
+
+async def test_a_capsule_of_other_code_is_checked_by_its_lines(capsule: CapsuleFile) -> None:
+    """Who lacks a tool of the run, or has other code, can't replay it; the same code that doesn't lead to it is a finding."""
+    fewer = Catalog(spec for spec in CATALOG.specs.values() if spec.name != "request_refund")
+    report = await checked(capsule, fewer, "0.0.0-other")
+    assert (report.failed, report.exit_code) == ("", 3)
+    [exception] = report.exceptions
+    assert exception.startswith("the lines can't be derived from the history by a replay, for it was made by other code: ")
+    assert {c.what: c.note for c in report.checked}["verdicts"] == "by the pinned policy, the schema as it is in the file"
+    assert (await checked(capsule, fewer)).failed.startswith("The history doesn't lead to the trace: ")
+    content = content_of(capsule)
+    _lines(content)[REPLY]["verdict"]["policy_ids"] = ["reads"]
+    assert "The verdict of line 16" in (await checked(sealed_again(content), fewer, "0.0.0-other")).failed
 
 
 # ---- elsewhere ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.prices import check, cost
+from activities.prices import PriceRow, check, cost, cost_by, row
 from policies.errors import PriceUnknown
 from policies.routing import ModelChoice, Price
 from workflows.messages import TokenUsage
@@ -75,3 +75,15 @@ def test_the_digest_pins_the_price() -> None:
     assert cost(declared(1, 2), TokenUsage(input_tokens=5))[1] == cost(declared(1, 2), TokenUsage())[1]
     choices = (declared(1, 2), declared(2, 1), LISTED, ModelChoice(provider="openai", model="gpt-6.1-sol"))
     assert len({cost(c, TokenUsage())[1] for c in choices}) == len(choices)
+
+
+@pytest.mark.parametrize(
+    "choice", [declared(3, 7), LISTED, ModelChoice(provider="anthropic", model="claude-sonnet-4-5")], ids=lambda c: c.model
+)
+@pytest.mark.parametrize("tokens", [1000, 250_000])
+def test_a_call_can_be_priced_again_by_the_prices_that_were_kept(choice: ModelChoice, tokens: int) -> None:
+    """From the row alone, read from a file, to the micro-dollar, for prices by volume too."""
+    usage = TokenUsage(input_tokens=tokens, output_tokens=77, cached_input_tokens=tokens // 3)
+    kept = PriceRow.model_validate_json(row(choice).model_dump_json())
+    assert cost_by(kept, usage) == cost(choice, usage)
+    assert kept.digest == cost(choice, usage)[1]

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
 from policies.errors import InvalidInput
@@ -56,6 +58,23 @@ async def test_a_refund_with_two_approvals() -> None:
     assert (refund.outcome.status, refund.amount and refund.amount.cents) == ("done", 74000)
     assert [line.kind for line in found.lines].count("dropped") == 1
     assert next(t for t in found.tools if t.kind == "retrieve").documents[0].document_id == "duplicate-charges"
+
+
+@pytest.mark.parametrize(("answered", "status"), [(True, "done"), (False, "indeterminate")])
+async def test_a_write_that_a_terminated_run_did_not_see_shows(answered: bool, status: str) -> None:
+    """A refund that was made is in the trace, though the run ended before it was told; one that may have been, is so too."""
+    whole = WorkflowHistory.from_json("cut", (HISTORIES / "two_approvals.json").read_text())
+    asked = next(t.event for t in (await trace("two_approvals")).tools if t.tool == "request_refund")
+    at = next(n for n, e in enumerate(whole.events) if e.activity_task_completed_event_attributes.scheduled_event_id == asked)
+    end = HistoryEvent(
+        event_id=whole.events[at].event_id + answered, event_type=EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED
+    )
+    end.event_time.CopyFrom(whole.events[at].event_time)
+    end.workflow_execution_terminated_event_attributes.reason = "past Remit"
+    found = await build([WorkflowHistory("cut", [*whole.events[: at + answered], end])], CONVERTER)
+    assert calls(found)[-1] == ("request_refund", "require_approval", status)
+    assert found.outcome
+    assert found.outcome.status == "terminated"
 
 
 async def test_an_edit_is_a_judgement_of_its_own() -> None:
