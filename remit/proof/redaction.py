@@ -78,7 +78,8 @@ class Redactor:
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
     counts: Counter[str] = field(default_factory=Counter[str])
-    # Texts in which no rule finds anything: a history repeats most. `replace` must not carry it over: it may change who is known.
+    # Texts in which no rule finds anything: a history repeats most.
+    # `replace` must not carry them over, for it may change who is known.
     _clean: set[str] = field(default_factory=set[str], init=False, repr=False)
 
     def redact(self, value: object) -> object:
