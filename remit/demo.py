@@ -308,10 +308,10 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   remit show {_workflow_id(self.tickets[2])}
   remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {DEMO / "scripts.json"}#rejected
   remit inbox
+  remit report --html report.html
   remit backtest --policy refunds_v7 --agent billing-resolution
   remit fork billing-resolution-T-1004 --at 3
   remit feedback export
-  remit report --html report.html
   temporal workflow list --address {self.server.address}
 """,
             markup=False,

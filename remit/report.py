@@ -1,15 +1,14 @@
 """`remit report`: what agents' runs came to in a period: as a table, as JSON, and as one page that needs nothing else."""
 
-import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from policies.errors import InvalidInput, NotFound, RemitError
+from policies.errors import NotFound, RemitError
 from remit import render
+from remit.periods import since_of
 from remit.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
     from activities.library import Library
     from remit.reporting.figures import Known, Report
 
-__all__ = ["made", "report", "since_of"]
-
-UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-LONGEST_SECONDS = 3660 * 86_400
+__all__ = ["made", "report"]
 
 
 def report(
@@ -50,31 +46,6 @@ def report(
         out = render.console()
         for part in tables(found):
             out.print(part)
-
-
-def since_of(text: str, now: float) -> float:
-    """When the period begins that `text` names, in Unix seconds.
-
-    Raises:
-        InvalidInput: it names none, or one that hasn't begun.
-    """
-    wrong = InvalidInput(
-        f"`--since {text[:40]}` isn't a period; say `7d`, `12h`, `30m`, `4w`, or a UTC date such as `2026-11-01`."
-    )
-    if match := re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text):
-        seconds = int(match[1]) * UNITS[match[2]]
-        if seconds > LONGEST_SECONDS:
-            raise InvalidInput("`--since` goes back ten years at most.")
-        return now - seconds
-    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        raise wrong
-    try:
-        began = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        raise wrong from None
-    if began >= now:
-        raise InvalidInput(f"`--since {text}` hasn't begun yet.")
-    return max(began, now - LONGEST_SECONDS)
 
 
 def made(settings: Settings, text: str, agent: str | None) -> "Report":

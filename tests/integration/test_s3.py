@@ -70,6 +70,15 @@ def objects(s3: str, bucket: str) -> list[str]:
     return [str(found.get("Key")) for found in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
 
 
+async def test_a_file_keeps_its_name(s3: str, bucket: str) -> None:
+    """As the sink of sealed traces keeps them, below its prefix; what isn't there is nothing, and no error."""
+    files = S3Storage(bucket, "traces", s3)
+    await files.put_file("wf/run.capsule.gz", b"sealed")
+    assert objects(s3, bucket) == ["traces/wf/run.capsule.gz"]
+    assert await files.get_file("wf/run.capsule.gz") == b"sealed"
+    assert await files.get_file("wf/other.capsule.gz") is None
+
+
 async def test_a_value_is_an_object_named_by_its_digest(s3: str, bucket: str) -> None:
     """Below the prefix; the same bytes are one object, whoever stores them."""
     first, second = S3Storage(bucket, "remit/prod/", s3), S3Storage(bucket, "remit/prod", s3)

@@ -7,9 +7,7 @@ import pytest
 
 from activities.ledger.rows import DecisionRow, PersonSaid
 from policies.bundle import Bundle
-from policies.errors import InvalidInput
 from policies.models import AutonomyMode, Decision
-from remit.periods import since_of
 from remit.whatif.backtest import tallied
 from remit.whatif.judging import COLUMNS, Against, Judge, Policy, Tally
 from tests.backtestbench import looser, rows_by
@@ -216,13 +214,3 @@ def test_an_agent_is_judged_as_it_was() -> None:
     """Suspended then, and so denied by any policy that says so, whatever it is today."""
     facts = refund(4_900, by=agent(status="suspended")).model_dump_json()
     assert tally(LOOSER, row(4_900, "deny", facts=facts, outcome="refused")).changes == {("deny", "deny"): 1}
-
-
-def test_periods() -> None:
-    """Minutes to weeks, or a date in UTC; anything else is one sentence."""
-    assert since_of("30d", 10**9) == 10**9 - 30 * 86_400
-    assert since_of("2001-09-08", 10**9) == 999_907_200
-    with pytest.raises(InvalidInput, match=r"`--since soon` isn't a period; say `7d`"):
-        since_of("soon", 10**9)
-    with pytest.raises(InvalidInput, match="`--since 2026-11-01` hasn't begun yet"):
-        since_of("2026-11-01", 10**9)

@@ -100,6 +100,18 @@ async def test_examples_are_redacted_and_of_the_schema_that_is_shipped() -> None
     Example.model_validate(kept)
 
 
+async def test_who_decided_on_one_action_is_redacted_in_another() -> None:
+    """An address that stays in one example, for its owner decided there, doesn't stay where they are a customer."""
+    [row] = [r for r in await rows("one_approval") if r.people != "[]"]
+    facts = ActionFacts.model_validate_json(row.facts)
+    told = facts.model_copy(update={"arguments": {**facts.arguments, "note": "Ask ana@example.com."}})
+    bo = row.people.replace("ana@example.com", "bo@example.com")
+    other = row.model_copy(update={"people": bo, "facts": told.model_dump_json()})
+    redactor = Redactor(b"key")
+    first, second = (json.dumps(redacted(each, redactor)) for each in examples([row, other]))
+    assert "ana@example.com" in first and "ana@example.com" not in second
+
+
 def test_the_schema_is_that_of_the_code() -> None:
     """`python -m tests.unit.test_decision_rows` writes it anew."""
     assert json.loads(SCHEMA.read_text()) == schema_of()

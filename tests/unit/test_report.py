@@ -20,7 +20,7 @@ from activities.ledger.tables import effects, run_records
 from policies.errors import InvalidInput
 from policies.models import Money
 from policies.value import Value
-from remit.report import since_of
+from remit.periods import since_of
 from remit.reporting.figures import Known, Report, report_of
 from remit.reporting.page import page
 from remit.reporting.table import tables
