@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from activities.ledger.rows import RootRow
 from policies.errors import InvalidInput, NotFound
@@ -131,18 +132,24 @@ def _print(report: Report, *, as_json: bool) -> None:
         return
     out = render.console()
     if report.checked:
-        out.print(render.table("", ("Checked", "", ""), [(c.what, f"{c.count:,}", c.note) for c in report.checked]))
+        rows = [(c.what, f"{c.count:,}", escape(_harmless(c.note))) for c in report.checked]
+        out.print(render.table("", ("Checked", "", ""), rows))
     if report.key:
         whose = "the one given" if report.given else "compare it with what the owner says, or give it with `--key`"
         out.print(f"Signed by {report.key}: {whose}.", markup=False)
     for person, print_ in report.deciders.items():
-        out.print(f"Decided by {person}, whose key is {print_}.", markup=False)
+        out.print(_harmless(f"Decided by {person}, whose key is {print_}."), markup=False)
     for exception in report.exceptions:
-        out.print(f"Not derived again: {exception}.", markup=False)
+        out.print(_harmless(f"Not derived again: {exception}."), markup=False)
     if report.failed:
-        out.print(f"does not hold: {report.failed}", markup=False)
+        out.print(_harmless(f"does not hold: {report.failed}"), markup=False)
     else:
         out.print("verified" + (", but for what was not derived again" if report.exceptions else ""), markup=False)
+
+
+def _harmless(sentence: str) -> str:
+    """The sentence without what a terminal would take for commands: it may quote a capsule that a stranger made."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in sentence)
 
 
 def _bytes(file: Path) -> bytes:

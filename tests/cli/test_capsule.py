@@ -69,6 +69,10 @@ def test_what_was_changed_is_named(console: Console, file: Path) -> None:
     other = public_of(new_key()).hex()
     found = console.remit("verify", str(file), "--key", other, code=1)
     assert "does not hold: Root " in found.out and "is signed by another key" in found.out
+    content["contents"]["\x1b[31mred"] = 1
+    changed.write_text(json.dumps(content))
+    found = console.remit("verify", str(changed), code=1)
+    assert "\x1b" not in found.out and "\N{REPLACEMENT CHARACTER}[31mred" in found.out
     for text, sentence in (
         ("hello", "It isn't a capsule: neither JSON nor gzipped JSON"),
         ('{"events": []}', "It isn't a capsule: its `format` isn't `remit.capsule/1`."),

@@ -88,7 +88,7 @@ async def rich_run(client: Client, home: Path) -> Run:
     """A run with reads, refusals, a turn decided again, an edit, one approval, two approvals, junk and a refused decision."""
     sandbox.create(home / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
     async with Engine(client, home) as engine:
-        run = await engine.start(SCRIPT, ticket="T-1003", requester="sam@example.com", run_id="rich")
+        run = await engine.start(SCRIPT, ticket="T-1003", requester="sam@example.com")
         await engine.pending(run.id)
         await run.signal("junk", {"approver": "mallory"})
         with suppress(ApprovalRefused):
@@ -107,7 +107,7 @@ async def killed_run(client: Client, home: Path) -> Run:
     """A run that is stopped while an action waits for people."""
     sandbox.create(home / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
     async with Engine(client, home) as engine:
-        run = await engine.start(SCRIPT[2:], ticket="T-1003", run_id="killed")
+        run = await engine.start(SCRIPT[2:], ticket="T-1003")
         await engine.pending(run.id)
         await engine.remit.kill(run.id, "The customer called.", by="ana")
         with suppress(ApplicationError):
@@ -124,7 +124,7 @@ async def private_run(client: Client, home: Path) -> Run:
         final(),
     )
     async with Engine(client, home) as engine:
-        run = await engine.start(script, ticket="T-1002", run_id="private")
+        run = await engine.start(script, ticket="T-1002")
         await engine.pending(run.id)
         await engine.decide(run.id, "ana", reason="As new@holt.example says.")
         await run.result()
@@ -136,7 +136,7 @@ async def sealed_away_run(client: Client, home: Path) -> Run:
     sandbox.create(home / "business.db", json.loads((ROOT / "demo" / "business.json").read_text()))
     script = (turn(call("get_ticket", ticket_id="T-1001"), text="Lorem ipsum. " * 12_000), final())
     async with Engine(client, home, overrides={"codec": True}) as engine:
-        run = await engine.start(script, run_id="away")
+        run = await engine.start(script)
         await run.result()
         return await left_by(engine, run.id)
 
