@@ -306,6 +306,7 @@ Everything stays up until Ctrl-C. In another terminal, from this folder:
   export REMIT_HOME={self.settings.home}
   remit runs
   remit show {_workflow_id(self.tickets[2])}
+  remit trace {_workflow_id(self.tickets[2])}
   remit run billing-resolution --inputs '{{"ticket_id": "T-1004"}}' --script {DEMO / "scripts.json"}#rejected
   remit inbox
   remit report --html report.html
@@ -415,4 +416,5 @@ def _tell(demo: _Demo, summaries: Mapping[str, RunSummary], evidence: Mapping[st
     shown = summaries[demo.tickets[2].ticket_id]
     out.print()
     out.print(f"One run in the Temporal UI (with `remit demo --keep` it stays up): {demo.url(shown)}", markup=False)
+    out.print(f"What it was, line by line, sealed and signed (with `--keep`): remit trace {shown.workflow_id}", markup=False)
     out.print(f"Done in {demo.seconds:.0f} s; {sum(e.holds for e in evidence.values())} of {len(evidence)} scenarios hold.")
