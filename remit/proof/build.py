@@ -139,7 +139,7 @@ class _Run:
             return
         new = state.refused_total - self._refused
         self._refused = state.refused_total
-        for one in state.refused[len(state.refused) - new :] if new > 0 else ():
+        for one in state.refused[-new:] if new > 0 else ():  # as many as it kept
             self._add(RefusedLine(at=one.at * 1000, name=one.name, reason=one.reason, message=one.message))
         for scope, pause in state.pauses.items():
             if scope not in self._paused:

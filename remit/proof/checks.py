@@ -17,7 +17,7 @@ from policies.canonical import canonical_json, digest
 from policies.errors import ApprovalRefused, PolicyInvalid
 from policies.models import Effect, Verdict
 from remit.proof.case import Case, DoesNotHold, held, named
-from remit.proof.lines import DroppedLine, Judgement, ModelLine, ToolLine
+from remit.proof.lines import DroppedLine, Judgement, ModelLine, OutcomeLine, ToolLine
 from remit.proof.reading import Done, fields
 from remit.proof.sealing import key_id_of
 from tools.catalog import Catalog
@@ -292,6 +292,9 @@ def _enough(case: Case, line: ToolLine) -> None:
     )
     if not done or line.effect == "read":
         return
+    end = case.lines[-1]
+    if not consumed and isinstance(end, OutcomeLine) and end.closed_by in ("terminated", "timed_out"):
+        consumed = [a for a in line.approvals[-1:] if a.status == "approved"]  # it ended before it could count it as used
     verdict = line.verdict
     required = verdict.approvals_required if verdict and verdict.decision == "require_approval" else 0
     people = len({*consumed[0].approvers}) if consumed else 0

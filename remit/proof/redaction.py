@@ -78,9 +78,9 @@ class Redactor:
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
     counts: Counter[str] = field(default_factory=Counter[str])
-    _clean: set[str] = field(
-        default_factory=set[str], repr=False
-    )  # texts in which no rule finds anything: a history repeats most
+    # Texts in which no rule finds anything: a history repeats most.
+    # `replace` must not carry them over, for it may change who is known.
+    _clean: set[str] = field(default_factory=set[str], init=False, repr=False)
 
     def redact(self, value: object) -> object:
         """`value` (JSON) without what the rules find. Deterministic; applied again, it changes nothing."""
@@ -191,7 +191,8 @@ class Redactor:
 
     def _found(self, value: object, name: str, depth: int) -> str:
         """The first rule that changes this leaf; empty if none does."""
-        look = Redactor(b"scan", self.known, self.rules, _clean=self._clean)
+        look = Redactor(b"scan", self.known, self.rules)
+        look._clean = self._clean
         look._walk(value, name, depth)
         return next(iter(look.counts), "")
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHistory
 from temporalio.exceptions import ApplicationError
 
@@ -240,3 +242,16 @@ def _other(value: object) -> object:
             return f"{value}x"
         case _:
             return "x"
+
+
+def terminated(history: WorkflowHistory, asked: int, *, answered: bool) -> WorkflowHistory:
+    """`history` as it would be if the run had been terminated right before, or after, the event `asked` was answered."""
+    at = next(n for n, e in enumerate(history.events) if e.activity_task_completed_event_attributes.scheduled_event_id == asked)
+    kept = history.events[: at + answered]
+    end = HistoryEvent(
+        event_id=kept[-1].event_id + 1,
+        event_time=history.events[at].event_time,
+        event_type=EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+    )
+    end.workflow_execution_terminated_event_attributes.reason = "past Remit"
+    return WorkflowHistory(history.workflow_id, [*kept, end])

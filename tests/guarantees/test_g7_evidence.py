@@ -6,13 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policies.canonical import digest
+from remit.connection import CONVERTER
 from remit.embedded import TemporalServer
+from remit.proof.build import build
 from remit.proof.capsule import CapsuleFile, NotACapsule, read, written
 from remit.proof.case import DoesNotHold
 from remit.proof.sealing import new_key, sign
@@ -30,6 +33,7 @@ from tests.guarantees.proving import (
     sealed_again,
     sealed_away_run,
     stored,
+    terminated,
 )
 from tools.catalog import Catalog
 from workflows.messages import ENCRYPTED
@@ -87,6 +91,16 @@ async def test_a_run_that_was_killed_verifies(server: TemporalServer, tmp_path: 
 async def test_runs_of_earlier_code_verify(name: str) -> None:
     """Also one that a limit stopped, one whose first history is gone, one for people, and one that never began."""
     report = await checked(await stored(name).capsule())
+    assert (report.failed, report.exceptions) == ("", ())
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_run_that_was_terminated_in_a_write_verifies(answered: bool) -> None:
+    """It may not have counted the approval as used yet; who approved shows all the same."""
+    run = stored("two_approvals")
+    asked = next(t.event for t in (await build(run.histories, CONVERTER)).tools if t.tool == "request_refund")
+    cut = replace(run, histories=[terminated(run.histories[0], asked, answered=answered)])
+    report = await checked(await cut.capsule())
     assert (report.failed, report.exceptions) == ("", ())
 
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-from temporalio.api.enums.v1 import EventType
-from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 
 from policies.errors import InvalidInput
 from remit.connection import CONVERTER
 from remit.proof.build import build
 from remit.proof.lines import LINE, KillLine, ModelLine, RefusedLine, ToolLine, Trace
+from tests.guarantees.proving import stored, terminated
 
 HISTORIES = Path(__file__).parents[1] / "replay" / "histories" / "0.1.0"
 RUNS = sorted(
@@ -65,15 +64,9 @@ async def test_a_refund_with_two_approvals() -> None:
 @pytest.mark.parametrize(("answered", "status"), [(True, "done"), (False, "indeterminate")])
 async def test_a_write_that_a_terminated_run_did_not_see_shows(answered: bool, status: str) -> None:
     """A refund that was made is in the trace, though the run ended before it was told; one that may have been, is so too."""
-    whole = WorkflowHistory.from_json("cut", (HISTORIES / "two_approvals.json").read_text())
-    asked = next(t.event for t in (await trace("two_approvals")).tools if t.tool == "request_refund")
-    at = next(n for n, e in enumerate(whole.events) if e.activity_task_completed_event_attributes.scheduled_event_id == asked)
-    end = HistoryEvent(
-        event_id=whole.events[at].event_id + answered, event_type=EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED
-    )
-    end.event_time.CopyFrom(whole.events[at].event_time)
-    end.workflow_execution_terminated_event_attributes.reason = "past Remit"
-    found = await build([WorkflowHistory("cut", [*whole.events[: at + answered], end])], CONVERTER)
+    whole = stored("two_approvals").histories[0]
+    asked = next(t.event for t in (await build([whole], CONVERTER)).tools if t.tool == "request_refund")
+    found = await build([terminated(whole, asked, answered=answered)], CONVERTER)
     assert calls(found)[-1] == ("request_refund", "require_approval", status)
     assert found.outcome
     assert found.outcome.status == "terminated"
