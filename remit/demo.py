@@ -416,4 +416,5 @@ def _tell(demo: _Demo, summaries: Mapping[str, RunSummary], evidence: Mapping[st
     shown = summaries[demo.tickets[2].ticket_id]
     out.print()
     out.print(f"One run in the Temporal UI (with `remit demo --keep` it stays up): {demo.url(shown)}", markup=False)
+    out.print(f"What it was, line by line, sealed and signed (with `--keep`): remit trace {shown.workflow_id}", markup=False)
     out.print(f"Done in {demo.seconds:.0f} s; {sum(e.holds for e in evidence.values())} of {len(evidence)} scenarios hold.")

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from activities.ledger import breaker, records, usage
+from activities.ledger import breaker, records, roots, usage
 from activities.ledger.rows import Charge, Intent, RunRecord
 from activities.releases import Releases
 from policies.control import ControlClaims, sign_control
@@ -30,12 +30,14 @@ from remit.apps import assemble
 from remit.demo import DEMO, Ticket, tickets
 from remit.embedded import TemporalServer, WorkerProcess
 from remit.fleet import Fleet, audience
+from remit.proof.keeping import begin
 from remit.schedules import Action, Plan, Schedules
 from remit.scripts import read_script
 from remit.settings import ROOT
 from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.fleet_messages import PlayDrill, fleet_id
+from workflows.keeper_messages import KeeperState, keeper_id
 from workflows.messages import RunResult, RunSummary
 from workflows.rollout_messages import JudgeRollout, RolloutPause, RolloutStart
 
@@ -370,6 +372,25 @@ def _impersonal(value: Any) -> Any:
     return "recorder" if isinstance(value, str) and re.match(r"\d+@", value) else value
 
 
+async def _kept(client: Client, home: Path) -> None:
+    """A keeper that seals a run, whose worker then stops and is followed by another."""
+    async with Engine(client, home, overrides={"seal_seconds": 0.1}) as engine:
+        queue = engine.settings.task_queue
+        await engine.run([final()])
+        await begin(client, queue)
+        keeper: WorkflowHandle[object, object] = client.get_workflow_handle(keeper_id(queue))
+        while True:
+            with engine.ledger.reading() as connection:
+                if roots.last(connection, client.namespace)[0]:
+                    break
+            await asyncio.sleep(0.1)
+        await engine.rest()
+        await engine.work()
+        while (await keeper.query("keeper", result_type=KeeperState)).sealed < 1:
+            await asyncio.sleep(0.1)
+        await _store("trace_keeper", keeper)
+
+
 async def record() -> None:
     HISTORIES.mkdir(parents=True, exist_ok=True)
     business = json.loads((DEMO / "business.json").read_text())
@@ -398,6 +419,7 @@ async def record() -> None:
             await _over_ceiling(client, home("over_ceiling"))
             await _rolled_out(client, home("rolled_out"))
             await _tripped(client, home("tripped"))
+            await _kept(client, home("kept"))
         finally:
             server.stop()
 

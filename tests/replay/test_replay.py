@@ -18,6 +18,7 @@ from remit.sandbox import runner
 from workflows.agent_run import AgentRun
 from workflows.fleet_control import FleetControl
 from workflows.kill_drill import KillDrill
+from workflows.trace_keeper import TraceKeeper
 
 HISTORIES = Path(__file__).parent / "histories"
 STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path in HISTORIES.glob("*/*.json"))
@@ -26,7 +27,8 @@ STORED = sorted(path.relative_to(HISTORIES).with_suffix("").as_posix() for path 
 
 def replayer() -> Replayer:
     """A replayer set up as the worker is."""
-    return Replayer(workflows=[AgentRun, FleetControl, KillDrill], workflow_runner=runner(), data_converter=CONVERTER)
+    workflows = [AgentRun, FleetControl, KillDrill, TraceKeeper]
+    return Replayer(workflows=workflows, workflow_runner=runner(), data_converter=CONVERTER)
 
 
 def text(name: str) -> str:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from activities.ledger import roots
 from activities.ledger.rows import RootRow, ToSeal
-from activities.ledger.store import Ledger
-from activities.ledger.tables import to_seal
+from activities.ledger.store import MIGRATIONS, Ledger
+from activities.ledger.tables import run_records, to_seal
 from policies.canonical import sha256
 from tests.postgres import PostgresServer
 
@@ -104,6 +106,20 @@ def test_a_run_waits_once_until_it_is_sealed(ledger: Ledger) -> None:
         [row] = connection.execute(sa.select(to_seal).where(to_seal.c.run_id == "one")).mappings()
         assert (row["tries"], row["why"]) == (0, "It\ufffd hasn't closed yet.")
         assert row["due_at"] > row["queued_at"]
+
+
+def test_runs_of_a_ledger_from_before_are_sealed_too(ledger: Ledger) -> None:
+    """Every run that was recorded before there were roots waits for one after the upgrade, wherever it is looked for."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with ledger.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0011-1")
+        row = dict.fromkeys((c.name for c in run_records.columns if isinstance(c.type, sa.BigInteger)), 5)
+        names = {c.name: False if isinstance(c.type, sa.Boolean) else "x" for c in run_records.columns if c.name not in row}
+        connection.execute(sa.insert(run_records).values({**names, **row, "run_id": "old", "workflow_id": "wf"}))
+    ledger.migrate()
+    assert [(run.run_id, run.workflow_id, run.queued_at) for run in look(ledger)] == [("old", "wf", 5)]
 
 
 def look(ledger: Ledger) -> list[ToSeal]:

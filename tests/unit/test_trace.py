@@ -12,7 +12,9 @@ from remit.proof.lines import LINE, KillLine, ModelLine, RefusedLine, ToolLine, 
 from tests.guarantees.proving import stored, terminated
 
 HISTORIES = Path(__file__).parents[1] / "replay" / "histories" / "0.1.0"
-RUNS = sorted(p.stem for p in HISTORIES.glob("*.json") if not p.stem.startswith(("fleet_control", "kill_drill")))
+RUNS = sorted(
+    p.stem for p in HISTORIES.glob("*.json") if not p.stem.startswith(("fleet_control", "kill_drill", "trace_keeper"))
+)
 
 
 async def trace(*names: str) -> Trace:
