@@ -28,6 +28,8 @@ GAUGE_NAMES = {
     "remit_kill_drill_last_timestamp_seconds": "When the last drill of the off switch was played to its end; 0 for never.",
     "remit_kill_drill_effect_seconds": "How long a kill would have taken to be in force, by the last drill.",
     "remit_kill_drill_open_seconds": "For how long a drill has been open that nobody ended.",
+    "remit_traces_unsealed": "Closed runs whose trace isn't sealed yet.",
+    "remit_traces_unsealed_age_seconds": "For how long the first of them has waited.",
     "remit_runs_open": "Runs that are open, as Temporal's visibility says.",
     "remit_runs_awaiting_approval": "Runs that wait for a person.",
     "remit_observed_timestamp_seconds": "When these figures were last read, from the ledger and from Temporal.",
@@ -89,6 +91,8 @@ class _Gauges:
         self._set("remit_kill_drill_last_timestamp_seconds", found.drilled_at)
         self._set("remit_kill_drill_effect_seconds", found.drill_seconds)
         self._set("remit_kill_drill_open_seconds", found.drilling_seconds)
+        self._set("remit_traces_unsealed", found.unsealed[0])
+        self._set("remit_traces_unsealed_age_seconds", found.unsealed[1])
         self._set("remit_observed_timestamp_seconds", time.time(), source="ledger")
 
     async def _count(self) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from activities.ledger.records import HAPPENED
 from activities.ledger.rows import EffectState
 from activities.ledger.switches import now_ms
-from activities.ledger.tables import control, effects, kill_switches, pauses, switch_log
+from activities.ledger.tables import control, effects, kill_switches, pauses, switch_log, to_seal
 
 __all__ = ["OPEN", "Standing", "standing"]
 
@@ -40,6 +40,7 @@ _DRILLED = (
     .order_by(switch_log.c.id.desc())
     .limit(1)
 )
+_UNSEALED = sa.select(sa.func.count(), sa.func.min(to_seal.c.queued_at))
 _DRILLING = sa.select(sa.func.min(kill_switches.c.set_at)).where(kill_switches.c.scope.like("drill:%"))
 
 
@@ -54,6 +55,7 @@ class Standing:
         epoch: of the newest switch, pause or release.
         drilled_at, drill_seconds: the last drill that was played to its end, and how long a kill would have taken.
         drilling_seconds: for how long a drill has been open.
+        unsealed: how many closed runs have no sealed trace yet, and for how long the first of them has waited.
     """
 
     open: dict[str, tuple[int, float]]
@@ -64,6 +66,7 @@ class Standing:
     drilled_at: float
     drill_seconds: float
     drilling_seconds: float
+    unsealed: tuple[int, float]
 
 
 def standing(connection: Connection) -> Standing:
@@ -74,6 +77,7 @@ def standing(connection: Connection) -> Standing:
         open_[state] = (int(count), max(0, now - int(oldest)) / 1000)
     drilled = connection.execute(_DRILLED).first()
     drilling = connection.execute(_DRILLING).scalar()
+    unsealed, queued = connection.execute(_UNSEALED).one()
     covering = kill_switches.c.scope.not_like("drill:%") & kill_switches.c.scope.not_like("run:%")
     return Standing(
         open=open_,
@@ -84,4 +88,5 @@ def standing(connection: Connection) -> Standing:
         drilled_at=drilled.at / 1000 if drilled else 0.0,
         drill_seconds=json.loads(drilled.detail).get("effect_ms", 0) / 1000 if drilled else 0.0,
         drilling_seconds=max(0, now - int(drilling)) / 1000 if drilling else 0.0,
+        unsealed=(int(unsealed), max(0, now - int(queued)) / 1000 if queued else 0.0),
     )

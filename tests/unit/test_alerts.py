@@ -114,7 +114,7 @@ def unknown(command: str) -> str:
     room = sum(p.param_type_name == "argument" for p in here.params)
     while words:
         word = words.pop(0)
-        if not word.startswith("--"):
+        if not word.startswith("-"):
             room -= 1
             if room < 0:
                 return word

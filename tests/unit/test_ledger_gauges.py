@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from activities.ledger import switches
+from activities.ledger import roots, switches
 from activities.ledger.gauges import Standing, standing
 from activities.ledger.rows import Intent
 from activities.ledger.store import Ledger
@@ -59,7 +59,18 @@ def test_an_empty_ledger_has_nothing_open(ledger: Ledger) -> None:
         drilled_at=0,
         drill_seconds=0,
         drilling_seconds=0,
+        unsealed=(0, 0.0),
     )
+
+
+def test_runs_that_wait_for_their_seal_are_counted(ledger: Ledger) -> None:
+    """How many, and for how long the first one has waited."""
+    with ledger.begin() as connection:
+        for name in ("a", "b"):
+            roots.enqueue(connection, "default", name, f"w-{name}", "billing-resolution")
+    time.sleep(0.01)
+    count, age = now(ledger).unsealed
+    assert (count, age > 0) == (2, True)
 
 
 def test_what_repeats_a_write_is_counted_once_each(ledger: Ledger) -> None:
