@@ -2,16 +2,15 @@
 
 import hashlib
 import hmac
-import json
-import os
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from policies.capability import new_key, public_of
 from policies.errors import InvalidInput
-from remit.files import locked, write_private
-from remit.proof.sealing import key_id_of, new_key, public_of
+from remit.keyring import KeyFile
+from remit.proof.sealing import key_id_of
 
 __all__ = ["TraceKey", "TraceKeys"]
 
@@ -36,15 +35,13 @@ class TraceKey(BaseModel):
         return hmac.new(bytes.fromhex(self.private), b"remit redaction marks", hashlib.sha256).digest()
 
 
-_FILE = TypeAdapter(tuple[TraceKey, ...])
-
-
 class TraceKeys:
     """The file of trace keys, the newest last: that one signs. Read for each seal, so that keys rotate under workers."""
 
     def __init__(self, path: Path, *, env: str) -> None:
         self._path = path
         self._env = env
+        self._file = KeyFile(path, TypeAdapter(tuple[TraceKey, ...]), "trace")
 
     def signing(self) -> TraceKey:
         """The key that signs now. Outside production the first call makes one.
@@ -55,35 +52,20 @@ class TraceKeys:
         keys = self.list()
         if not keys and self._env == "production":
             raise InvalidInput(f"There are no trace keys in `{self._path}`; make one with `remit trace-keys rotate`.")
-        key = keys[-1] if keys else self._add(only_first=True)
+        key = keys[-1] if keys else self._file.add(_trace_key, only_first=True)
         if not key.private or public_of(bytes.fromhex(key.private)).hex() != key.public:
             raise InvalidInput(f"The newest key in `{self._path}` can't sign: its private part is missing, or another's.")
         return key
 
     def list(self) -> tuple[TraceKey, ...]:
-        """The keys, oldest first; none when there is no file.
-
-        Raises:
-            InvalidInput: the file can't be used.
-        """
-        try:
-            return _FILE.validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return ()
-        except (OSError, ValidationError):
-            raise InvalidInput(f"`{self._path}` isn't a file of trace keys that can be read.") from None
+        """The keys, oldest first; none when there is no file. Raises as `KeyFile.list`."""
+        return self._file.list()
 
     def rotate(self) -> TraceKey:
         """Add a key, which signs from now on. What the others signed still verifies."""
-        return self._add()
+        return self._file.add(_trace_key)
 
-    def _add(self, *, only_first: bool = False) -> TraceKey:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(self._path.with_suffix(".lock")):
-            keys = self.list()
-            if only_first and keys:
-                return keys[-1]
-            private = new_key()
-            key = TraceKey(created_at=int(time.time()), public=public_of(private).hex(), private=private.hex())
-            write_private(self._path, json.dumps([k.model_dump() for k in (*keys, key)], indent=2) + os.linesep)
-        return key
+
+def _trace_key(_: tuple[TraceKey, ...]) -> TraceKey:
+    private = new_key()
+    return TraceKey(created_at=int(time.time()), public=public_of(private).hex(), private=private.hex())

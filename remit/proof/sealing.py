@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import Field
 
 from policies.canonical import canonical_json, chain, digest, sha256
+from policies.capability import public_of
 from policies.models import Frozen
 
-__all__ = ["Root", "SignedRoot", "check", "gaps", "head", "key_id_of", "new_key", "plain", "public_of", "sign"]
+__all__ = ["Root", "SignedRoot", "check", "gaps", "head", "key_id_of", "plain", "sign"]
 
 _SAFE = 2**53 - 1
 
@@ -92,16 +93,6 @@ def head(lines: Iterable[Mapping[str, object]]) -> str:
     for line in lines:
         at = chain(at, canonical_json(line).decode())
     return at
-
-
-def new_key() -> bytes:
-    """A fresh Ed25519 private key, to be kept secret."""
-    return Ed25519PrivateKey.generate().private_bytes_raw()
-
-
-def public_of(private: bytes) -> bytes:
-    """The raw public key of `private`."""
-    return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def key_id_of(public: bytes) -> str:

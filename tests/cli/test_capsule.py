@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from remit.proof.sealing import new_key, public_of
+from policies.capability import new_key, public_of
 from tests.cli.test_cli import SCRIPTS, name
 from tests.console import Console
 

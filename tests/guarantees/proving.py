@@ -15,6 +15,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.ledger import rollouts
 from activities.ledger.rows import Capability
+from policies.capability import new_key
 from policies.errors import ApprovalRefused
 from policies.rollout import Release
 from remit import __version__
@@ -28,7 +29,7 @@ from remit.proof.capsule import CapsuleFile, Contents, Packed, digests_of, with_
 from remit.proof.packing import decoded, pack, seal
 from remit.proof.reading import capsule_of, history_of
 from remit.proof.redaction import Redactor
-from remit.proof.sealing import Root, head, new_key
+from remit.proof.sealing import Root, head
 from remit.proof.verify import Report, verify
 from remit.settings import ROOT, Standalone
 from tests.engine import Engine, call, final, turn

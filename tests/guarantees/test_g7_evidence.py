@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from policies.canonical import digest
+from policies.capability import new_key
 from remit.connection import CONVERTER
 from remit.embedded import TemporalServer
 from remit.proof.build import build
 from remit.proof.capsule import CapsuleFile, NotACapsule, read, written
 from remit.proof.case import DoesNotHold
-from remit.proof.sealing import new_key, sign
+from remit.proof.sealing import sign
 from remit.proof.verify import Walk, by_lines, opened
 from tests.guarantees.proving import (
     CATALOG,

@@ -9,13 +9,14 @@ from jsonschema import Draft202012Validator
 
 from activities.ledger.rows import Capability
 from policies.canonical import sha256
+from policies.capability import new_key
 from policies.errors import InvalidInput
 from remit.apps import assemble
 from remit.proof.capsule import CapsuleFile, NotACapsule, read, scan, with_tokens, written
 from remit.proof.packing import pack, seal
 from remit.proof.reading import capsule_of, history_of
 from remit.proof.redaction import Redactor
-from remit.proof.sealing import Root, new_key
+from remit.proof.sealing import Root
 from remit.settings import ROOT, Standalone
 
 SCHEMA = ROOT / "docs" / "schemas" / "capsule-1.schema.json"

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.canonical import canonical_json
-from remit.proof.sealing import Root, SignedRoot, check, gaps, head, key_id_of, new_key, plain, public_of, sign
+from policies.capability import new_key, public_of
+from remit.proof.sealing import Root, SignedRoot, check, gaps, head, key_id_of, plain, sign
 
 KEY = new_key()
 KEYS = {key_id_of(public_of(KEY))}

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from policies.capability import new_key, public_of
 from policies.errors import InvalidInput, NotFound
 from remit.proof.capsule import CapsuleFile
 from remit.proof.keeping import redaction_rules
 from remit.proof.packing import pack, seal
 from remit.proof.redaction import Redactor
 from remit.proof.rules import BUILT_IN
-from remit.proof.sealing import Root, check, key_id_of, new_key, public_of
+from remit.proof.sealing import Root, check, key_id_of
 from remit.proof.sink import Sink
 from remit.settings import Settings, load
 from remit.trace_keys import TraceKeys
