@@ -14,6 +14,7 @@ from policies.models import Frozen
 from remit import render
 from remit.client import Remit
 from remit.connection import connect
+from remit.options import AsJson
 from remit.settings import load
 from workflows.messages import RunSummary
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Today", "approvals", "print_waiting", "today"]
 
 approvals = typer.Typer(help="What waits for people.", invoke_without_command=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Waiting = list[tuple[RunSummary, Approval]]
 
 

@@ -15,14 +15,14 @@ from policies.models import Money
 from remit import render
 from remit.effects import decider
 from remit.keyring import RootKeys
+from remit.options import AsJson
 from remit.session import Signer
 from remit.settings import Settings, load
 
-__all__ = ["AsJson", "capabilities", "delegate", "keys", "seconds_of"]
+__all__ = ["capabilities", "delegate", "keys", "seconds_of"]
 
 capabilities = typer.Typer(help="What runs were permitted, by whom and until when.", invoke_without_command=True)
 keys = typer.Typer(help="The root keys that sign capabilities.", invoke_without_command=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 As = Annotated[
     str | None,
     typer.Option("--as", help="Who does it, for example `ana`; by default whoever is logged in.", show_default=False),

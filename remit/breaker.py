@@ -16,6 +16,7 @@ from remit import render
 from remit.apps import assemble
 from remit.connection import connect
 from remit.fleet import Fleet, audience
+from remit.options import AsJson
 from remit.session import Signer
 from remit.settings import load
 from workflows.fleet_messages import Autonomy
@@ -32,7 +33,7 @@ breaker = typer.Typer(help="The anomaly breaker: its rules, what they see now, a
 def shown(
     ctx: typer.Context,
     agent: Annotated[str | None, typer.Option(help="Only this agent.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show each rule with its value now, agents that are stepped down, and the latest trips with their numbers."""
     if ctx.invoked_subcommand:

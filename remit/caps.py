@@ -7,6 +7,7 @@ import typer
 from activities.ledger.rows import CapUse
 from policies.errors import NotFound
 from remit import render
+from remit.options import AsJson
 from remit.settings import Settings, load
 
 __all__ = ["caps"]
@@ -16,7 +17,7 @@ def caps(
     agent: Annotated[
         str | None, typer.Option(help="Only those of this agent, and the fleet's, which hold for it too.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the caps across runs: how much is used, how much is left, and when there is room again."""
     found = _used(load(), agent)

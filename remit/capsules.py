@@ -12,6 +12,7 @@ from rich.markup import escape
 from activities.ledger.rows import RootRow
 from policies.errors import InvalidInput, NotFound
 from remit import render
+from remit.options import AsJson
 from remit.proof.sealing import SignedRoot, key_id_of
 from remit.proof.verify import Report
 from remit.settings import Settings, Standalone, load
@@ -19,7 +20,6 @@ from remit.settings import Settings, Standalone, load
 __all__ = ["capsule", "verify"]
 
 PATIENCE_SECONDS = 5.0
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
 
 def capsule(

@@ -24,7 +24,7 @@ from remit.connection import connect, storage_of
 from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
-from remit.options import AppDir
+from remit.options import AppDir, AsJson
 from remit.people import people
 from remit.privacy import codec_keys, codec_server
 from remit.report import report
@@ -71,7 +71,6 @@ for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, ou
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Person = Annotated[
     str | None,
     typer.Option(

@@ -11,6 +11,7 @@ from policies.models import Frozen
 from remit import render
 from remit.connection import connect
 from remit.deployment import Deployment, Version, build_id
+from remit.options import AsJson
 from remit.settings import Settings, load
 
 __all__ = ["Moved", "deploy", "move_runs"]
@@ -46,7 +47,7 @@ def deploy(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the versions of the workers; make one current, ramp one, or move the runs of one."""
     if sum(given is not None for given in (current, ramp, move)) > 1:

@@ -7,6 +7,7 @@ import typer
 from activities.ledger.rows import EffectState
 from policies.errors import InvalidInput
 from remit import render
+from remit.options import AsJson
 from remit.session import named
 from remit.settings import Settings, load
 
@@ -21,7 +22,7 @@ def listed(
     ctx: typer.Context,
     state: Annotated[EffectState | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
     run: Annotated[str | None, typer.Option(help="Only this run's, by its workflow id or run id.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the writes in the ledger, oldest first; `indeterminate` ones are for a person to resolve."""
     if ctx.invoked_subcommand:

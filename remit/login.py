@@ -15,6 +15,7 @@ from remit import render
 from remit import session as sessions
 from remit.issuer import DevIssuer
 from remit.oidc import code_flow, device_flow, issuer_of
+from remit.options import AsJson
 from remit.session import Session
 from remit.settings import Settings, load
 
@@ -91,7 +92,7 @@ def _roles(roles: tuple[str, ...]) -> str:
     return f"with the roles {', '.join(roles)}" if roles else "without a role (see `REMIT_OIDC_ROLES_CLAIM`)"
 
 
-def whoami(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False) -> None:
+def whoami(as_json: AsJson = False) -> None:
     """Say who you are to Remit: person, roles, signing key, until when; and whether the workers know you."""
     settings = load()
     if not settings.oidc:

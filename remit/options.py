@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AppDir"]
+__all__ = ["AppDir", "AsJson"]
 
 
 def _use_app(folder: Path | None) -> None:
@@ -24,3 +24,4 @@ AppDir = Annotated[
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]

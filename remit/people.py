@@ -12,6 +12,7 @@ from policies.errors import InvalidInput, RemitError
 from policies.identity import Directory, Person
 from remit import render
 from remit import session as sessions
+from remit.options import AsJson
 from remit.settings import Settings, load
 
 __all__ = ["people"]
@@ -27,7 +28,7 @@ By = Annotated[str | None, typer.Option("--as", help="Who says so; by default wh
 @people.callback()
 def listed(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the people: their roles, until when their keys sign, and who is suspended, by whom and why."""
     if ctx.invoked_subcommand:

@@ -7,8 +7,9 @@ import typer
 
 from policies.errors import InvalidInput
 from remit import render
-from remit.authority import AsJson, seconds_of
+from remit.authority import seconds_of
 from remit.codec_keys import CodecKey, CodecKeyFile
+from remit.options import AsJson
 from remit.settings import Settings, load
 
 __all__ = ["codec_keys", "codec_server"]

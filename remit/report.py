@@ -8,6 +8,7 @@ import typer
 
 from policies.errors import NotFound, RemitError
 from remit import render
+from remit.options import AsJson
 from remit.periods import since_of
 from remit.settings import Settings, load
 
@@ -27,7 +28,7 @@ def report(
     html: Annotated[
         Path | None, typer.Option(help="Write it as one page to this file.", metavar="FILE", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Report what agents' runs came to: success, escalation, cost, latency, approvals, refusals, and the return on it."""
     found = made(load(), since, agent)

@@ -12,6 +12,7 @@ from remit import render
 from remit.client import Remit
 from remit.connection import connect
 from remit.fleet import Fleet, audience
+from remit.options import AsJson
 from remit.session import Signer
 from remit.settings import Settings, load
 from workflows.rollout_messages import (
@@ -29,7 +30,6 @@ __all__ = ["outcome", "rollout"]
 REASON_LENGTH = 500
 rollout = typer.Typer(no_args_is_help=True, help="Rollouts: a growing share of the work, judged at each stage.")
 Agent = Annotated[str, typer.Argument(help="The agent, as `remit agents` lists it.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Reason = Annotated[str, typer.Option(help="Why.", show_default=False)]
 By = Annotated[str, typer.Option("--as", help="Who says so.")]
 Person = Annotated[

@@ -8,8 +8,9 @@ from rich.markup import escape
 
 from policies.errors import InvalidInput
 from remit import render
-from remit.authority import AsJson, seconds_of
+from remit.authority import seconds_of
 from remit.connection import connect
+from remit.options import AsJson
 from remit.schedules import Action, Overlap, Plan, ScheduleRow, Schedules, ScheduleView
 from remit.scripts import inputs_of, read_script
 from remit.session import requester_of

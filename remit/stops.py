@@ -13,6 +13,7 @@ from remit import render
 from remit.client import Remit
 from remit.connection import connect
 from remit.fleet import Fleet, audience
+from remit.options import AsJson
 from remit.session import Signer
 from remit.settings import Settings, load
 from workflows.fleet_messages import Control, Switched, SwitchReport
@@ -21,7 +22,6 @@ __all__ = ["COMMANDS"]
 
 REASON_LENGTH = 500
 SHOWN = 10
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Run = Annotated[str | None, typer.Argument(help="A run's workflow id, as `remit runs` lists it.", show_default=False)]
 Agent = Annotated[str | None, typer.Option(help="All runs of this agent, now and later.", show_default=False)]
 Tool = Annotated[str | None, typer.Option(help="This tool, whoever uses it; the runs go on.", show_default=False)]

@@ -13,7 +13,7 @@ from policies.control import Signable
 from policies.errors import InvalidInput
 from policies.reviews import WHY, Kept, Review, Shipped
 from remit import render
-from remit.options import AppDir
+from remit.options import AppDir, AsJson
 from remit.settings import ROOT, Settings, load
 from tools.spec import ToolSpec
 
@@ -23,7 +23,6 @@ REASON_LENGTH = 500
 SHOWN_TESTS = 3
 
 tools = typer.Typer(help="Tools, and the reviews of those that write.", invoke_without_command=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Name = Annotated[str, typer.Argument(help="The tool, as `remit tools` lists it.", show_default=False)]
 As = Annotated[str | None, typer.Option("--as", help="Who signs for it; by default whoever is logged in.", show_default=False)]
 

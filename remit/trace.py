@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from policies.errors import InvalidInput, NotFound, Unavailable
 from remit import render
-from remit.authority import AsJson
+from remit.options import AsJson
 from remit.settings import Settings, load
 from remit.trace_keys import TraceKeys
 

@@ -18,6 +18,7 @@ from policies.bundle import Bundle
 from policies.errors import NotFound, RemitError
 from policies.models import Decision, Money
 from remit import render
+from remit.options import AppDir, AsJson
 from remit.periods import since_of
 from remit.settings import Settings, load
 from remit.whatif.judging import COLUMNS, LISTED, Judge, Policy, Tally, judged
@@ -41,7 +42,7 @@ def backtest(
     policy: Annotated[str, typer.Option(help="The new policy: a bundle's name, or its folder.", show_default=False)],
     since: Annotated[str, typer.Option(help="How far back: `30d`, `12h`, `4w`, or a UTC date.")] = "30d",
     agent: Annotated[str | None, typer.Option(help="Only actions of this agent.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
+    as_json: AsJson = False,
     max_rejected_allowed: Annotated[
         int, typer.Option(min=0, help="How many actions that people rejected it may let through by itself.")
     ] = 0,
@@ -58,13 +59,10 @@ def backtest(
         int | None, typer.Option(min=0, help="Cents, in any one currency, that it may hold back.", metavar="CENTS")
     ] = None,
     max_not_judged: Annotated[int, typer.Option(min=0, help="How many recorded actions it may be unable to judge.")] = 0,
-    app_dir: Annotated[
-        Path | None, typer.Option("--app", help="A folder that adds agents, tools and bundles.", metavar="DIR")
-    ] = None,
+    app_dir: AppDir = None,
 ) -> None:
     """Ask another policy about every recorded action. Ends with 1 when a limit is crossed, with 2 when it can't be asked."""
-    if app_dir is not None:
-        os.environ["REMIT_APP"] = str(app_dir.absolute())
+    del app_dir
     began = time.monotonic()
     try:
         wanted, found = _done(load(), policy, since, agent)

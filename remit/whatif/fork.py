@@ -1,7 +1,6 @@
 """`remit fork`: a recorded run again from a step, with another prompt, model or policy, beside what it did."""
 
 import asyncio
-import os
 import textwrap
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from policies.errors import InvalidInput, NotFound, Unavailable
 from policies.models import Frozen
 from remit import render
+from remit.options import AppDir, AsJson
 from remit.settings import Settings, load
 from remit.whatif.side import Beside, Line, Side, compared
 
@@ -59,14 +59,11 @@ def fork(
         str | None, typer.Option(help="Another policy: a bundle's name, or its folder.", metavar="BUNDLE", show_default=False)
     ] = None,
     fail_on_divergence: Annotated[bool, typer.Option("--fail-on-divergence", help="End with 1 if the two differ.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")] = False,
-    app_dir: Annotated[
-        Path | None, typer.Option("--app", help="A folder that adds agents, tools and bundles.", metavar="DIR")
-    ] = None,
+    as_json: AsJson = False,
+    app_dir: AppDir = None,
 ) -> None:
     """Run RUN again from a step with recorded results, side effects never, and show where it differs."""
-    if app_dir is not None:
-        os.environ["REMIT_APP"] = str(app_dir.absolute())
+    del app_dir
     from remit.replay import read_files
 
     files = read_files(Path(run)) if run.endswith((".json", ".gz")) or Path(run).is_file() else []
