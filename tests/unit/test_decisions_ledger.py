@@ -1,29 +1,11 @@
 """Judgements of actions in a ledger of each kind: kept once, streamed by time and agent."""
 
-from collections.abc import Generator
-from pathlib import Path
-
-import pytest
 import sqlalchemy as sa
 
 from activities.ledger import decisions
 from activities.ledger.rows import DecisionRow
 from activities.ledger.store import Ledger
 from activities.ledger.tables import metadata
-from tests.postgres import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    """An empty ledger of each kind."""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        found = Ledger(server.database())
-    else:
-        found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    found.migrate()
-    yield found
-    found.close()
 
 
 def row(n: int, *, agent: str = "helper", at: int = 2000, index: int = 0) -> DecisionRow:

@@ -29,33 +29,10 @@ from policies.models import Idempotency, Money, ResourceRef
 from remit.settings import ROOT
 from tests.builders import SUBJECT
 from tests.postgres import PostgresServer
+from tests.unit.conftest import KINDS, fresh
 
 TOOL = "request_refund@1"
 SCOPES = [run_scope("run-1")]
-
-
-KINDS = ("sqlite", "postgresql")
-
-
-@pytest.fixture(params=KINDS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh database of each kind that the ledger runs on."""
-    return fresh(request, tmp_path)
-
-
-def fresh(request: pytest.FixtureRequest, folder: Path) -> str:
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        return server.database()
-    return f"sqlite:///{folder / 'ledger.db'}"
-
-
-@pytest.fixture
-def ledger(url: str) -> Generator[Ledger]:
-    found = Ledger(url)
-    found.migrate()
-    yield found
-    found.close()
 
 
 def intent(

@@ -1,27 +1,14 @@
 """The breaker's tables: the figures of an agent as SQL adds them up, and who is stepped down since when."""
 
 import random
-from collections.abc import Generator
-from pathlib import Path
-
-import pytest
 
 from activities.ledger import breaker, records, switches
 from activities.ledger.rows import Intent, RunRecord
 from activities.ledger.store import Ledger
 from policies.anomaly import Figures
 from policies.models import AutonomyMode, Money, ResourceRef
-from tests.unit.test_ledger import KINDS, fresh
 
 AGENT = "billing-resolution"
-
-
-@pytest.fixture(params=KINDS)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    found = Ledger(fresh(request, tmp_path))
-    found.migrate()
-    yield found
-    found.close()
 
 
 def run(number: int, chance: random.Random) -> RunRecord:

@@ -1,9 +1,7 @@
 """Capabilities in the ledger, on both databases: kept, taken by one run, revoked in one order with reservations."""
 
 import time
-from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -11,22 +9,9 @@ from activities.ledger.store import Capability, Intent, Ledger, run_scope
 from policies.errors import NotFound, ToolRefusal
 from policies.models import Money, ResourceRef
 from tests.builders import SUBJECT
-from tests.postgres import PostgresServer
 
 NOW = int(time.time())
 TOOL = "request_refund@1"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.database()
-    found = Ledger(url)
-    found.migrate()
-    yield found
-    found.close()
 
 
 def capability(name: str, **changes: object) -> Capability:

@@ -2,25 +2,12 @@
 
 import json
 import time
-from collections.abc import Generator
-from pathlib import Path
-
-import pytest
 
 from activities.ledger import roots, switches
 from activities.ledger.gauges import Standing, standing
 from activities.ledger.rows import Intent
 from activities.ledger.store import Ledger
 from policies.models import Money, ResourceRef
-from tests.unit.test_ledger import KINDS, fresh
-
-
-@pytest.fixture(params=KINDS)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    found = Ledger(fresh(request, tmp_path))
-    found.migrate()
-    yield found
-    found.close()
 
 
 def reserve(ledger: Ledger, key: str, **changed: object) -> None:

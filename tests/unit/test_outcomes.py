@@ -1,29 +1,15 @@
 """The figures of a rollout's arms, from records of runs and what was said of them, on both databases."""
 
-from collections.abc import Generator
-from pathlib import Path
-
-import pytest
-
 from activities.ledger import outcomes, records, rollouts
 from activities.ledger.rows import Outcome, RunRecord
 from activities.ledger.store import Ledger
 from activities.ledger.tables import run_records
 from policies.gates import ArmFigures
 from policies.rollout import Arm, Release, Rollout
-from tests.unit.test_ledger import KINDS, fresh
 
 AGENT = "billing-resolution"
 SECOND = 1_760_000_000
 RELEASE = Release(agent="a", prompt="p", policy="c", corpus="k", tools={}, route="r", prices="1", code="b")
-
-
-@pytest.fixture(params=KINDS)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    found = Ledger(fresh(request, tmp_path))
-    found.migrate()
-    yield found
-    found.close()
 
 
 def rollout(*, stable: str = "sha256:s") -> Rollout:

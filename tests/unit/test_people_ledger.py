@@ -1,8 +1,5 @@
 """Enrolments and standings in a ledger of each kind: what is kept, for how long, and who had the last word."""
 
-from collections.abc import Generator
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -10,20 +7,6 @@ from sqlalchemy.exc import IntegrityError
 from activities.ledger import people
 from activities.ledger.store import Ledger
 from activities.ledger.tables import enrolments, metadata
-from tests.postgres import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    """An empty ledger of each kind."""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        found = Ledger(server.database())
-    else:
-        found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    found.migrate()
-    yield found
-    found.close()
 
 
 def test_the_migration_makes_the_tables_as_they_are_declared(ledger: Ledger) -> None:

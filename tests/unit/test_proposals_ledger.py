@@ -1,9 +1,5 @@
 """Proposals in a ledger of each kind: kept once, counted by agent and time."""
 
-from collections.abc import Generator
-from pathlib import Path
-
-import pytest
 import sqlalchemy as sa
 
 from activities.ledger import proposals
@@ -11,20 +7,6 @@ from activities.ledger.rows import ProposalRecord
 from activities.ledger.store import Ledger
 from activities.ledger.tables import metadata
 from policies.autonomy import Accepted
-from tests.postgres import PostgresServer
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    """An empty ledger of each kind."""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        found = Ledger(server.database())
-    else:
-        found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    found.migrate()
-    yield found
-    found.close()
 
 
 def record(n: int, decision: str, agent: str = "helper", at: int = 2000) -> ProposalRecord:

@@ -25,7 +25,7 @@ from remit.reporting.figures import Known, Report, report_of
 from remit.reporting.page import page
 from remit.reporting.table import tables
 from remit.settings import ROOT
-from tests.unit.test_ledger import KINDS, fresh
+from tests.unit.conftest import KINDS, fresh
 
 AGENT = "billing-resolution"
 DAY_MS = 86_400_000

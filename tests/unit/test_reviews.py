@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from policies.reviews import Kept, Shipped, ToolDescription, proven, seal, stand
 from remit.apps import assemble
 from remit.coverage import naming
 from remit.settings import ROOT, Settings
-from tests.postgres import PostgresServer
 from tools.builtin import CATALOG
 from tools.spec import ToolSpec
 
@@ -265,19 +263,6 @@ def test_a_seal_outlives_the_login() -> None:
 
 
 # ---- in a worker ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    """A ledger of this version, of each kind."""
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.database()
-    found = Ledger(url)
-    found.migrate()
-    yield found
-    found.close()
 
 
 def nobody() -> Directory:

@@ -1,10 +1,7 @@
 """Roots of runs in a ledger of each kind: numbered without a gap by however many keepers, and the queue of those to come."""
 
-from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -14,22 +11,8 @@ from activities.ledger.rows import RootRow, ToSeal
 from activities.ledger.store import MIGRATIONS, Ledger
 from activities.ledger.tables import run_records, to_seal
 from policies.canonical import sha256
-from tests.postgres import PostgresServer
 
 HERE = "default"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    """An empty ledger of each kind."""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        found = Ledger(server.database())
-    else:
-        found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    found.migrate()
-    yield found
-    found.close()
 
 
 def root(seq: int, previous: str, run_id: str, by: str = "", namespace: str = HERE) -> RootRow:

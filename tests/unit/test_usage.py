@@ -1,6 +1,6 @@
 """What counts towards caps across runs: exact, once, over the last day and the last minute, on either database."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,6 @@ from activities.ledger.tables import charges, usage_minutes
 from policies.caps import Caps, CapsFile, ScopedCaps, scoped
 from policies.errors import CapReached, KillSwitchEngaged, ToolRefusal
 from policies.models import Money, ResourceRef
-from tests.postgres import PostgresServer
 
 MINUTE = 60_000
 DAY = 24 * 60 * MINUTE
@@ -34,19 +33,6 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Ledger]:
-    """A fresh ledger of each kind."""
-    if request.param == "postgresql":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        found = Ledger(server.database())
-    else:
-        found = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    found.migrate()
-    yield found
-    found.close()
 
 
 def agent(caps: Caps, name: str = "billing") -> ScopedCaps:
