@@ -66,6 +66,16 @@ def test_keepers_side_by_side_make_one_chain(ledger: Ledger) -> None:
     assert sorted(row.run_id for row in found) == sorted(names)
 
 
+def test_a_root_out_of_its_place_is_not_added(ledger: Ledger) -> None:
+    """Not one that leaves a number out, nor one that names another root before it, which the database alone would take."""
+    assert seal(ledger, "one", "")
+    with ledger.reading() as connection:
+        seq, previous = roots.last(connection, HERE)
+    assert not roots.append(ledger, root(seq + 2, previous, "two", ""))
+    assert not roots.append(ledger, root(seq + 1, sha256(b"another"), "two", ""))
+    assert roots.append(ledger, root(seq + 1, previous, "two", ""))
+
+
 def test_a_run_waits_once_until_it_is_sealed(ledger: Ledger) -> None:
     """It is found by its namespace, goes behind the others when it is put off, and is gone with its root."""
     with ledger.begin() as connection:
