@@ -19,9 +19,12 @@ from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import (
     ExecuteWorkflowInput,
+    HandleSignalInput,
+    HandleUpdateInput,
     Interceptor,
     Replayer,
     StartActivityInput,
+    StartLocalActivityInput,
     UnsandboxedWorkflowRunner,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
@@ -36,7 +39,7 @@ from remit.sandbox import runner
 from workflows.agent_run import AgentRun
 from workflows.messages import AGENT_RUN
 
-__all__ = ["Verdict", "judge", "read_file", "segments", "state", "watched"]
+__all__ = ["Verdict", "Watch", "judge", "read_file", "segments", "state", "watched"]
 
 _SCHEDULED = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
 _DECIDED = EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
@@ -82,35 +85,87 @@ class Verdict(Frozen):
         return f"event {self.event_id} ({self.event_type}): the history has {self.expected}, today's code {self.got}"
 
 
-class _Watch(Interceptor):
-    """Notes which activities a replayed run asks for, and keeps the run itself."""
+class Watch(Interceptor):
+    """Is told what a replayed run asks for, is given and hears. Whoever replays says what is made of it."""
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.run: AgentRun | None = None
+    def began(self, input: ExecuteWorkflowInput) -> None:
+        """A history's first task begins; `workflow.instance()` is the run."""
+
+    def asked(self, name: str, arg: object, *, local: bool) -> object:
+        """An activity is asked for with its first argument. What is returned goes to `answered`."""
+        del name, arg, local
+
+    def answered(self, note: Any, result: object) -> None:
+        """An activity gave `result`."""
+
+    def heard(self) -> None:
+        """A signal or an update was handled, or the run came to its end."""
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor] | None:
         watch = self
 
+        def follow(note: object, handle: workflow.ActivityHandle[Any]) -> workflow.ActivityHandle[Any]:
+            def done(task: "workflow.ActivityHandle[Any]") -> None:
+                if not task.cancelled() and task.exception() is None:
+                    watch.answered(note, task.result())
+
+            handle.add_done_callback(done)
+            return handle
+
         class Outbound(WorkflowOutboundInterceptor):
             def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
-                watch.asked.append(input.activity)
-                return super().start_activity(input)
+                note = watch.asked(input.activity, next(iter(input.args), None), local=False)
+                return follow(note, super().start_activity(input))
+
+            def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
+                note = watch.asked(input.activity, next(iter(input.args), None), local=True)
+                return follow(note, super().start_local_activity(input))
 
         class Inbound(WorkflowInboundInterceptor):
             def init(self, outbound: WorkflowOutboundInterceptor) -> None:
                 super().init(Outbound(outbound))
 
             async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-                watch.run = workflow.instance()
-                return await super().execute_workflow(input)
+                watch.began(input)
+                try:
+                    return await super().execute_workflow(input)
+                finally:
+                    watch.heard()
+
+            async def handle_signal(self, input: HandleSignalInput) -> None:
+                try:
+                    await super().handle_signal(input)
+                finally:
+                    watch.heard()
+
+            async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
+                try:
+                    return await super().handle_update_handler(input)
+                finally:
+                    watch.heard()
 
         return Inbound
 
 
+class _Asked(Watch):
+    """Notes which activities a replayed run asks for, and keeps the run itself."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.run: AgentRun | None = None
+
+    def began(self, input: ExecuteWorkflowInput) -> None:
+        self.run = workflow.instance()
+
+    def asked(self, name: str, arg: object, *, local: bool) -> object:
+        if not local:
+            self.names.append(name)
+        return None
+
+
 async def judge(history: WorkflowHistory, converter: DataConverter) -> Verdict:
     """Replay `history` with today's code in the worker's sandbox. Install the catalog of the worker's app before."""
-    watch = _Watch()
+    watch = _Asked()
     verdict = _verdict(history)
     try:
         failure = await _replay(history, converter, watch, runner())
@@ -118,7 +173,7 @@ async def judge(history: WorkflowHistory, converter: DataConverter) -> Verdict:
         return verdict.model_copy(update={"ok": False, "error": e.message})
     if failure is None:
         return verdict
-    return verdict.model_copy(update={"ok": False, **_explained(failure, history.events, watch.asked)})
+    return verdict.model_copy(update={"ok": False, **_explained(failure, history.events, watch.names)})
 
 
 def _verdict(history: WorkflowHistory) -> Verdict:
@@ -134,10 +189,10 @@ async def state(history: WorkflowHistory, converter: DataConverter) -> AgentRun:
     Raises:
         InvalidInput: today's code doesn't replay it.
     """
-    watch = _Watch()
+    watch = _Asked()
     failure = await _replay(history, converter, watch, UnsandboxedWorkflowRunner())
     if failure is not None:
-        why = _verdict(history).model_copy(update=_explained(failure, history.events, watch.asked)).sentence
+        why = _verdict(history).model_copy(update=_explained(failure, history.events, watch.names)).sentence
         raise InvalidInput(f"Today's code can't read it: {why}.")
     if watch.run is None:
         raise InvalidInput("No worker ever took it up.")
@@ -150,17 +205,17 @@ async def watched(history: WorkflowHistory, converter: DataConverter, watcher: I
     Raises:
         InvalidInput: it isn't the history of a run, or its payloads can't be decoded.
     """
-    watch = _Watch()
+    watch = _Asked()
     failure = await _replay(history, converter, watch, UnsandboxedWorkflowRunner(), watcher)
     if failure is None:
         return ""
-    return _verdict(history).model_copy(update=_explained(failure, history.events, watch.asked)).sentence
+    return _verdict(history).model_copy(update=_explained(failure, history.events, watch.names)).sentence
 
 
 async def _replay(
     history: WorkflowHistory,
     converter: DataConverter,
-    watch: _Watch,
+    watch: _Asked,
     workflow_runner: WorkflowRunner,
     *watchers: Interceptor,
 ) -> Exception | None:

@@ -1,7 +1,6 @@
 """From a run's histories to its trace: each is replayed by the workflow's own code, and what that code is given and decides
 is written down. So every verdict in a trace has been derived from the history, whoever made it."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,22 +11,12 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
-from temporalio.worker import (
-    ExecuteWorkflowInput,
-    HandleSignalInput,
-    HandleUpdateInput,
-    Interceptor,
-    StartActivityInput,
-    StartLocalActivityInput,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
-    WorkflowOutboundInterceptor,
-)
+from temporalio.worker import ExecuteWorkflowInput
 
 from policies.canonical import digest, sha256
 from policies.errors import InvalidInput
 from policies.models import Money, ResourceRef, Usage
-from remit.history import watched
+from remit.history import Watch, watched
 from remit.proof.lines import (
     CallOutcome,
     DocumentRef,
@@ -421,60 +410,27 @@ class _Run:
         )
 
 
-class _Watch(Interceptor):
+class _Watch(Watch):
     """Tells `_Run` what a replay asks for, is given, and hears."""
 
     def __init__(self, run: _Run) -> None:
         self._run = run
 
-    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor] | None:
-        run = self._run
+    def began(self, input: ExecuteWorkflowInput) -> None:
+        found = workflow.instance()
+        if isinstance(found, AgentRun):
+            found.watcher = self._run
+            self._run.began(found.state)
 
-        def follow(handle: workflow.ActivityHandle[Any], name: str, arg: object) -> workflow.ActivityHandle[Any]:
-            event = run.asked(name, arg)
+    def asked(self, name: str, arg: object, *, local: bool) -> object:
+        name = f"local {name}" if local else name
+        return name, arg, self._run.asked(name, arg)
 
-            def done(task: asyncio.Task[Any]) -> None:
-                if not task.cancelled() and task.exception() is None:
-                    run.answered(name, arg, event, task.result())
+    def answered(self, note: tuple[str, object, int], result: object) -> None:
+        self._run.answered(*note, result)
 
-            handle.add_done_callback(done)
-            return handle
-
-        class Outbound(WorkflowOutboundInterceptor):
-            def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
-                return follow(super().start_activity(input), input.activity, next(iter(input.args), None))
-
-            def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
-                handle = super().start_local_activity(input)
-                return follow(handle, f"local {input.activity}", next(iter(input.args), None))
-
-        class Inbound(WorkflowInboundInterceptor):
-            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(Outbound(outbound))
-
-            async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-                found = workflow.instance()
-                if isinstance(found, AgentRun):
-                    found.watcher = run
-                    run.began(found.state)
-                try:
-                    return await super().execute_workflow(input)
-                finally:
-                    run.tick()
-
-            async def handle_signal(self, input: HandleSignalInput) -> None:
-                try:
-                    await super().handle_signal(input)
-                finally:
-                    run.tick()
-
-            async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
-                try:
-                    return await super().handle_update_handler(input)
-                finally:
-                    run.tick()
-
-        return Inbound
+    def heard(self) -> None:
+        self._run.tick()
 
 
 def _json(value: BaseModel) -> dict[str, JsonValue]:

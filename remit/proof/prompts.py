@@ -1,17 +1,9 @@
 """The exact requests that models were sent, built again from a replay of the run's histories."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
-from temporalio.worker import (
-    Interceptor,
-    StartActivityInput,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
-    WorkflowOutboundInterceptor,
-)
 
 from activities.model import request_of
 from activities.providers import scripted
@@ -19,7 +11,7 @@ from activities.providers.base import ModelRequest, ToolOffer
 from policies.canonical import sha256
 from policies.models import Effect
 from remit.connection import CONVERTER
-from remit.history import watched
+from remit.history import Watch, watched
 from remit.proof.reading import activities, asked_for
 from workflows.agent_run import AgentRun
 from workflows.messages import CallModel, Capsule, Message, ModelTurn
@@ -42,29 +34,19 @@ class Asked:
         return request_of(self.call, capsule, model, tools, self.messages)
 
 
-class _Transcripts(Interceptor):
+class _Transcripts(Watch):
     """Notes at each model call what the transcript was."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
-        self.asked: list[Asked | None] = []
+        self.calls: list[Asked | None] = []
 
-    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor] | None:
-        seen = self
+    def asked(self, name: str, arg: object, *, local: bool) -> object:
+        if isinstance(arg, CallModel):
+            self._note(arg)
+        return None
 
-        class Outbound(WorkflowOutboundInterceptor):
-            def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
-                if input.activity == "call_model":
-                    seen.note(input.args[0])
-                return super().start_activity(input)
-
-        class Inbound(WorkflowInboundInterceptor):
-            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(Outbound(outbound))
-
-        return Inbound
-
-    def note(self, call: CallModel) -> None:
+    def _note(self, call: CallModel) -> None:
         run = workflow.instance()
         assert isinstance(run, AgentRun)
         while len(self.texts) < call.cursor:
@@ -74,7 +56,7 @@ class _Transcripts(Interceptor):
             self.texts += page
         whole = len(self.texts) >= call.cursor
         messages = shown(call.window, call.cursor, lambda i: parse_message(self.texts[i])) if whole else None
-        self.asked.append(Asked(call, messages) if messages is not None else None)
+        self.calls.append(Asked(call, messages) if messages is not None else None)
 
 
 async def answered(histories: Sequence[WorkflowHistory]) -> tuple[list[tuple[Asked | None, ModelTurn]], str]:
@@ -85,10 +67,10 @@ async def answered(histories: Sequence[WorkflowHistory]) -> tuple[list[tuple[Ask
     found: list[tuple[Asked | None, ModelTurn]] = []
     seen = _Transcripts()
     for history in histories:
-        before = len(seen.asked)
+        before = len(seen.calls)
         if failure := await watched(history, CONVERTER, seen):
             return found, failure
-        calls = dict(zip(asked_for(history, "call_model"), seen.asked[before:], strict=True))
+        calls = dict(zip(asked_for(history, "call_model"), seen.calls[before:], strict=True))
         answers = [done for done in activities(history) if done.name == "call_model"]
         found += [(calls[done.event_id], ModelTurn.model_validate(done.result)) for done in answers]
     return found, ""

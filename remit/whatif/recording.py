@@ -4,26 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
-from temporalio.worker import (
-    ExecuteWorkflowInput,
-    Interceptor,
-    StartActivityInput,
-    StartLocalActivityInput,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
-    WorkflowOutboundInterceptor,
-)
+from temporalio.worker import ExecuteWorkflowInput
 
 from policies.approvals import Approval
 from policies.canonical import digest
 from policies.errors import InvalidInput, ToolRefusal
 from policies.identity import Directory
-from remit.history import watched
+from remit.history import Watch, watched
 from tools.catalog import Catalog
 from workflows.agent_run import AgentRun
 from workflows.messages import (
@@ -93,7 +84,7 @@ class _Noted:
     result: object = None
 
 
-class _Notes(Interceptor):
+class _Notes(Watch):
     """Notes what a replayed run asks of the world, and what it got."""
 
     def __init__(self) -> None:
@@ -101,40 +92,19 @@ class _Notes(Interceptor):
         self.run: AgentRun | None = None
         self.start: StartInput | None = None
 
-    def note(self, args: Sequence[Any], answer: workflow.ActivityHandle[Any]) -> workflow.ActivityHandle[Any]:
-        noted = _Noted(args[0] if args else None)
-        self.noted.append(noted)
+    def began(self, input: ExecuteWorkflowInput) -> None:
+        self.run = workflow.instance()
+        if self.start is None:
+            continued = workflow.info().continued_run_id is not None
+            with suppress(InvalidInput):  # which the run itself fails with
+                self.start = RunState.of(input.args, continued=continued).start
 
-        def answered(task: "workflow.ActivityHandle[Any]") -> None:
-            if not task.cancelled() and task.exception() is None:
-                noted.result = task.result()
+    def asked(self, name: str, arg: object, *, local: bool) -> object:
+        self.noted.append(_Noted(arg))
+        return self.noted[-1]
 
-        answer.add_done_callback(answered)
-        return answer
-
-    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor] | None:
-        notes = self
-
-        class Outbound(WorkflowOutboundInterceptor):
-            def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:
-                return notes.note(input.args, super().start_activity(input))
-
-            def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
-                return notes.note(input.args, super().start_local_activity(input))
-
-        class Inbound(WorkflowInboundInterceptor):
-            def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-                super().init(Outbound(outbound))
-
-            async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-                notes.run = workflow.instance()
-                if notes.start is None:
-                    continued = workflow.info().continued_run_id is not None
-                    with suppress(InvalidInput):  # which the run itself fails with
-                        notes.start = RunState.of(input.args, continued=continued).start
-                return await super().execute_workflow(input)
-
-        return Inbound
+    def answered(self, note: _Noted, result: object) -> None:
+        note.result = result
 
 
 async def read(histories: Sequence[WorkflowHistory], converter: DataConverter, catalog: Catalog) -> Recording:
