@@ -167,6 +167,8 @@ class ModelActivities:
             latency_ms=int((time.monotonic() - started) * 1000),
             fallback_from=why,
             lost=lost.calls,
+            stop=completion.stop,
+            dialect=completion.dialect,
         )
 
     async def _answer(
@@ -217,7 +219,7 @@ class ModelActivities:
     async def _ask(self, choice: ModelChoice, request: ModelRequest, agent: str, end: float) -> Completion:
         async with self._gates[choice.provider].turn(agent):
             return await self._providers[choice.provider].complete(
-                request.model_copy(update={"model": choice.model, "timeout_s": _seconds(request, end)})
+                request.model_copy(update={"model": choice.sent_as or choice.model, "timeout_s": _seconds(request, end)})
             )
 
 

@@ -1,8 +1,8 @@
 """The nouns of the domain as frozen data: identities, facts, verdicts, limits. No behaviour beyond what a field derives."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 __all__ = [
     "RISKS",
@@ -16,6 +16,7 @@ __all__ = [
     "Effect",
     "Frozen",
     "Idempotency",
+    "Lean",
     "Money",
     "Obligation",
     "ResourceFacts",
@@ -59,6 +60,23 @@ class Frozen(BaseModel):
     """Base of every value: immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lean(Frozen):
+    """A value that leaves some of its fields out of its JSON while they are empty.
+
+    Histories hold such values by the thousand, and digests are made of their JSON: a field that is added later must not
+    change the digest of a value that doesn't use it.
+
+    Attributes:
+        optional: the fields that are left out while they are empty.
+    """
+
+    optional: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        return {name: value for name, value in dump(self).items() if value or name not in self.optional}
 
 
 class Money(Frozen):

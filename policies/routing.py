@@ -1,10 +1,15 @@
 """Which model decides: a route of one or two tiers, and when it moves up."""
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from typing import ClassVar, Literal
 
-from policies.models import Frozen
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-__all__ = ["ModelChoice", "Price", "Route"]
+from policies.models import Frozen, Lean
+
+__all__ = ["Effort", "ModelChoice", "Price", "Route"]
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much a model should reason before it answers. Not every model knows every level."""
 
 
 class Price(Frozen):
@@ -14,16 +19,35 @@ class Price(Frozen):
     output_per_mtok: int
 
 
-class ModelChoice(Frozen):
+class ModelChoice(Lean):
     """One model of a route.
 
     Attributes:
+        provider: whose API it is reached through: `openai`, `anthropic`, `google` or `scripted`.
+        model: the model's own name, by which it is priced.
         price: set when the price table doesn't know the model; None means the table's price.
+        max_output_tokens: the most that one answer may take, reasoning included; None in a route from before it was pinned.
+        effort: how much it should reason; None leaves it to the vendor's default.
+        base_url: the server of this tier alone; empty for the one that the worker's settings name.
+        key_variable: the environment variable with the key of `base_url`; empty for a server that asks for none.
+        sent_as: the name under which its server knows the model, for example an Azure deployment; empty when it is `model`.
     """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"max_output_tokens", "effort", "base_url", "key_variable", "sent_as"})
 
     provider: str
     model: str
     price: Price | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    effort: Effort | None = None
+    base_url: str = ""
+    key_variable: str = ""
+    sent_as: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Names what a worker reaches it through: the provider, with the server of this tier if it has one of its own."""
+        return f"{self.provider} {self.base_url}" if self.base_url else self.provider
 
 
 class Route(Frozen):

@@ -4,9 +4,9 @@ These models are durable: stored histories hold them. Add optional fields only.
 """
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, JsonValue
 from temporalio.common import SearchAttributeKey
 
 from policies.approvals import Approval
@@ -20,6 +20,7 @@ from policies.models import (
     ApprovalStatus,
     AutonomyMode,
     Frozen,
+    Lean,
     Money,
     ResourceFacts,
     RunStatus,
@@ -65,6 +66,7 @@ __all__ = [
     "ModelTurn",
     "PauseState",
     "PinnedTool",
+    "ProviderState",
     "ReadFacts",
     "ReadPeople",
     "ReadTool",
@@ -76,6 +78,7 @@ __all__ = [
     "ScriptTurn",
     "Segment",
     "StartInput",
+    "StopReason",
     "StoredSegment",
     "TokenUsage",
     "ToolCallView",
@@ -122,12 +125,29 @@ SEARCH_ATTRIBUTES = (
 )
 
 
-class TokenUsage(Frozen):
-    """Tokens of one model call. `simulated` marks those of the scripted provider."""
+StopReason = Literal["end", "tool_calls", "length", "refusal", "content_filter", "pause", "context_exceeded"]
+"""Why a model stopped: it had said all; it wants results of tools; its answer was cut off by the limit of output tokens; it
+declined; its vendor withheld the answer; it will go on when it is asked again; the conversation is too long for it."""
+
+
+class TokenUsage(Lean):
+    """Tokens of one model call. `simulated` marks those of the scripted provider.
+
+    Attributes:
+        input_tokens: all that was read, from the cache or not.
+        output_tokens: all that was written, reasoning included.
+        cached_input_tokens: those of `input_tokens` that came from the vendor's prompt cache.
+        cache_write_tokens: those of `input_tokens` that the vendor wrote into its prompt cache, and bills as such.
+        reasoning_tokens: those of `output_tokens` that were spent on reasoning.
+    """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"cache_write_tokens", "reasoning_tokens"})
 
     input_tokens: int = Field(default=0, ge=0)
     output_tokens: int = Field(default=0, ge=0)
     cached_input_tokens: int = Field(default=0, ge=0)
+    cache_write_tokens: int = Field(default=0, ge=0)
+    reasoning_tokens: int = Field(default=0, ge=0)
     simulated: bool = False
 
 
@@ -178,10 +198,33 @@ class UserMessage(Frozen):
     text: str
 
 
-class AssistantMessage(Frozen):
+class ProviderState(Frozen):
+    """What a vendor gave beside an answer and wants back with it: signed thinking blocks, encrypted reasoning, signatures.
+
+    It is opaque, carries no authority, and is sent to nobody but the same provider's same model.
+
+    Attributes:
+        provider: `openai`, `anthropic` or `google`.
+        model: the name under which the model was asked.
+        items: in the vendor's own form, as its provider module keeps them.
+    """
+
+    provider: str
+    model: str
+    items: tuple[JsonValue, ...]
+
+    def is_of(self, provider: str, model: str) -> bool:
+        """Whether it may be sent back to `model` of `provider`."""
+        return (self.provider, self.model) == (provider, model)
+
+
+class AssistantMessage(Lean):
+    optional: ClassVar[frozenset[str]] = frozenset({"state"})
+
     role: Literal["assistant"] = "assistant"
     text: str = ""
     tool_calls: tuple[ToolRequest, ...] = ()
+    state: ProviderState | None = None
 
 
 class ToolMessage(Frozen):
@@ -243,7 +286,7 @@ class Delegation(Frozen):
     expires_at: int
 
 
-class PauseState(Frozen):
+class PauseState(Lean):
     """A pause that a run was told of, or met at the gate; or a cap across runs that leaves it no room.
 
     Attributes:
@@ -251,17 +294,14 @@ class PauseState(Frozen):
         until: Unix seconds at which it ends by itself; 0 when somebody must end it.
     """
 
+    optional: ClassVar[frozenset[str]] = frozenset({"until"})
+
     scope: str
     reason: str
     by: str = ""
     epoch: int = 0
     since: int = 0
     until: int = 0
-
-    @model_serializer(mode="wrap")
-    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # Absent when there is none: a capsule from before it existed keeps its digest.
-        return {name: value for name, value in dump(self).items() if name != "until" or value}
 
 
 class Capped(Frozen):
@@ -385,19 +425,24 @@ class ReadPeople(Frozen):
     kids: tuple[str, ...]
 
 
-class Window(Frozen):
+class Window(Lean):
     """What a compacted conversation leaves out; indexes are those of messages in the transcript.
 
     Attributes:
         until: the first message that is shown as it is.
         note: the message that sums up what comes before `until`; None when only tool results are left out there.
+        made_at: how many messages there were when it was made. What vendors gave with answers before that is bound to a
+            conversation that they aren't shown any more, so it isn't sent back.
     """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"made_at"})
 
     until: int
     note: int | None = None
+    made_at: int = 0
 
 
-class CallModel(Frozen):
+class CallModel(Lean):
     """Input of `call_model`: a cursor into the transcript, not the transcript.
 
     Attributes:
@@ -407,7 +452,10 @@ class CallModel(Frozen):
         window: what of them the model is shown; all when None.
         summarise: instead of taking a turn, the model sums up what it is shown before this message.
         paging: whether the run has a result that the model may read on in.
+        room: how often this answer was cut off already; each time doubles the limit of output tokens.
     """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"room"})
 
     cursor: int
     transcript: str
@@ -417,9 +465,10 @@ class CallModel(Frozen):
     window: Window | None = None
     summarise: int | None = None
     paging: bool = False
+    room: int = 0
 
 
-class ModelTurn(Frozen):
+class ModelTurn(Lean):
     """What a model call gave, what it cost and which exact request it answered.
 
     Attributes:
@@ -427,7 +476,12 @@ class ModelTurn(Frozen):
         fallback_from: the provider that should have answered, if another one did; and why, as in `openai: down`.
         lost: how often it was asked before without an answer, and perhaps billed: by attempts that died, or that failed in a
             way that doesn't say.
+        stop: why the model stopped; empty in a history from before it was recorded.
+        dialect: the form of the request, as its provider module names it, so that the body can be built again.
+        retried: what went wrong before, in the order of the attempts, each as in `openai: rate_limited`.
     """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"lost", "stop", "dialect", "retried"})
 
     message: AssistantMessage
     usage: TokenUsage
@@ -439,11 +493,9 @@ class ModelTurn(Frozen):
     latency_ms: int
     fallback_from: str = ""
     lost: int = 0
-
-    @model_serializer(mode="wrap")
-    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # Absent when there are none, as in nearly every step: history holds each of them.
-        return {name: value for name, value in dump(self).items() if name != "lost" or value}
+    stop: StopReason | Literal[""] = ""
+    dialect: str = ""
+    retried: tuple[str, ...] = ()
 
 
 class RecordedFacts(Frozen):

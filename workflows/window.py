@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from workflows.messages import Message, ToolMessage, UserMessage, Window
+from workflows.messages import AssistantMessage, Message, ToolMessage, UserMessage, Window
 
 __all__ = ["NOTE", "shown", "summary_note"]
 
@@ -24,9 +24,20 @@ def shown(window: Window | None, cursor: int, message: Callable[[int], Message])
     """
     if window is None:
         return [message(i) for i in range(cursor)]
+
+    def kept(index: int) -> Message:
+        return _without_state(message(index)) if index < window.made_at else message(index)
+
     if window.note is None:
-        return [_without_result(message(i)) for i in range(window.until)] + [message(i) for i in range(window.until, cursor)]
-    return [message(i) for i in (FIRST, window.note, *(i for i in range(window.until, cursor) if i != window.note))]
+        return [_without_result(kept(i)) for i in range(window.until)] + [kept(i) for i in range(window.until, cursor)]
+    return [kept(i) for i in (FIRST, window.note, *(i for i in range(window.until, cursor) if i != window.note))]
+
+
+def _without_state(message: Message) -> Message:
+    """An answer without what its vendor gave beside it."""
+    if not isinstance(message, AssistantMessage) or message.state is None:
+        return message
+    return message.model_copy(update={"state": None})
 
 
 def _without_result(message: Message) -> Message:

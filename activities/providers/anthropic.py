@@ -16,12 +16,18 @@ from pydantic import ValidationError
 from activities.providers import _http
 from activities.providers.base import Completion, ModelRequest, ToolOffer
 from policies.canonical import sha256
-from workflows.messages import AssistantMessage, Message, TokenUsage, ToolMessage, ToolRequest, UserMessage
+from workflows.messages import AssistantMessage, Message, StopReason, TokenUsage, ToolMessage, ToolRequest, UserMessage
 
 __all__ = ["AnthropicProvider", "body_of"]
 
 _KEY = "ANTHROPIC_API_KEY"
 _VENDOR = "https://api.anthropic.com"
+_STOPS: dict[str, StopReason] = {
+    "max_tokens": "length",
+    "refusal": "refusal",
+    "pause_turn": "pause",
+    "model_context_window_exceeded": "context_exceeded",
+}
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -146,7 +152,11 @@ def _read(answer: object, body: bytes, request: ModelRequest) -> Completion:
         calls[-1] = calls[-1].model_copy(update={"arguments": calls[-1].arguments[:-1]})
     message = AssistantMessage(text=text, tool_calls=tuple(calls))
     return Completion(
-        message=message, usage=_usage(answer.usage), model=answer.model or request.model, request_digest=sha256(body)
+        message=message,
+        usage=_usage(answer.usage),
+        model=answer.model or request.model,
+        request_digest=sha256(body),
+        stop=_STOPS.get(answer.stop_reason or "", "tool_calls" if calls else "end"),
     )
 
 

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from activities.providers import _http
 from activities.providers.base import Completion, ModelRequest, ToolOffer
 from policies.canonical import sha256
-from workflows.messages import AssistantMessage, Message, TokenUsage, ToolMessage, ToolRequest, UserMessage
+from workflows.messages import AssistantMessage, Message, StopReason, TokenUsage, ToolMessage, ToolRequest, UserMessage
 
 __all__ = ["OpenAIProvider", "body_of", "limit_field"]
 
 _KEY = "OPENAI_API_KEY"
 _VENDOR = "https://api.openai.com/v1"
+_STOPS: dict[str, StopReason] = {"length": "length", "content_filter": "content_filter"}
 
 
 class OpenAIProvider:
@@ -138,7 +139,13 @@ def _read(answer: object, body: bytes, request: ModelRequest) -> Completion:
     message = AssistantMessage(text=said.content or said.refusal or "", tool_calls=tuple(calls))
     # A server that reports no usage must not be free: budgets would never bite.
     usage = _usage(answer.usage) if answer.usage else _http.estimated_usage(body, message)
-    return Completion(message=message, usage=usage, model=answer.model or request.model, request_digest=sha256(body))
+    return Completion(
+        message=message,
+        usage=usage,
+        model=answer.model or request.model,
+        request_digest=sha256(body),
+        stop=_STOPS.get(answer.choices[0].finish_reason, "tool_calls" if calls else "end"),
+    )
 
 
 def _usage(usage: CompletionUsage) -> TokenUsage:

@@ -33,6 +33,7 @@ class ScriptedProvider:
             usage=usage.model_copy(update={"simulated": True}),
             model=request.model,
             request_digest=sha256(body),
+            stop="tool_calls" if calls else "end",
         )
 
 
