@@ -205,7 +205,7 @@ def _count(counts: dict[str, object], name: str) -> int:
     """A number of tokens; 0 when it is absent, or none. Proto3 writes 64-bit numbers as text."""
     value = counts.get(name)
     try:
-        number = float(value) if isinstance(value, int | float | str) else 0.0
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
     except (ValueError, OverflowError):
         return 0
     return int(number) if math.isfinite(number) and 0 < number < _ABSURD else 0
