@@ -202,6 +202,8 @@ class AuthorityActivities:
             stage=rollout.weight if rollout and arm else 0,
             over_ceiling=over,
             withheld=withheld,
+            model_protocol=1,
+            answer="text" if agent.answer == "text" else "",
         )
 
     async def _withheld(self, run_id: str, agent: AgentIdentity, tools: Sequence[str]) -> tuple[Withheld, ...]:

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -49,6 +50,7 @@ class AgentFile(Frozen):
 
     Attributes:
         priority: 1 goes before everything else that waits for a worker, 5 after it; without one, 3.
+        answer: how the model ends a run: by calling `final_answer`, or with `text` by saying something and calling nothing.
         weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
     """
 
@@ -68,6 +70,7 @@ class AgentFile(Frozen):
     route: tuple[Tier, ...] = Field(min_length=1, max_length=2)
     priority: int | None = Field(default=None, ge=1, le=5)
     weight: int | None = Field(default=None, ge=1, le=1000)
+    answer: Literal["final_answer", "text"] = "final_answer"
     limits: dict[str, int | str] = Field(default_factory=dict)
     value: Value = Field(default_factory=Value)
     prompt: str

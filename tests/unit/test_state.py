@@ -23,6 +23,7 @@ from workflows.messages import (
     Message,
     Minted,
     PauseState,
+    ProviderWait,
     ScriptTurn,
     Segment,
     StartInput,
@@ -134,6 +135,10 @@ def whole() -> RunState:
         fell_back_from="openai: down",
         tally=Tally(denied=1),
         stepped_down="draft",
+        waiting=ProviderWait(provider="openai", code="timeout", message="None.", since=NOW, next_try=NOW + 15, tries=1),
+        reminded=True,
+        retries=1,
+        last_retry="openai: timeout",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -189,6 +194,8 @@ def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
         "stage",
         "over_ceiling",
         "withheld",
+        "model_protocol",
+        "answer",
     )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}
