@@ -12,7 +12,7 @@ from activities.providers.base import ModelRequest, ToolOffer
 from policies.routing import Effort
 from workflows.messages import AssistantMessage, Message, ProviderState, ToolMessage, UserMessage
 
-__all__ = ["DIALECT", "NAME", "SKIPPED", "body_of"]
+__all__ = ["DIALECT", "GO_ON", "NAME", "SKIPPED", "body_of"]
 
 NAME = "google"
 DIALECT = "generate_content"
@@ -22,6 +22,9 @@ SKIPPED = "skip_thought_signature_validator"
 
 Source: ai.google.dev/gemini-api/docs/thought-signatures.
 """
+
+GO_ON = "Go on where you stopped."
+"""Said to a model that is asked again after an answer that isn't over, and whose token there is none of."""
 
 _GENERATION = re.compile(r"(?:^|/)gemini-(\d+)(?:\.(\d+))?")
 _LEVELS: dict[Effort, str] = {
@@ -163,6 +166,8 @@ def _contents(messages: list[Message], model: str) -> list[bytes]:
                 ids = _ids(message) if own else {}
         if parts:  # a content without parts is refused
             spoken.append((role, parts))
+    if spoken and spoken[-1][0] == b"model":  # Gemini goes on with no words of its own that aren't in a token
+        spoken.append((b"user", _dumped({"text": GO_ON})))
     return [
         b'{"role":"%b","parts":[%b]}' % (role, b",".join(parts for _, parts in group))
         for role, group in groupby(spoken, key=itemgetter(0))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from google.genai import types
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError
 
 from activities.providers.base import ProviderError
 from activities.providers.google import GoogleProvider
@@ -46,7 +46,8 @@ def check(body: bytes) -> None:
         pydantic.ValidationError: the SDK's types don't have it.
     """
     sent = json.loads(body)
-    problems = [f"{error.json_path}: {error.message}" for error in _validator().iter_errors(sent)]
+    found = cast("list[ValidationError]", [*_validator().iter_errors(sent)])  # pyright: ignore[reportUnknownMemberType]
+    problems = [f"{error.json_path}: {error.message}" for error in found]
     assert problems == []
     # In JSON, for the types take bytes as base64 there.
     for content in [*sent["contents"], sent.get("systemInstruction", {})]:

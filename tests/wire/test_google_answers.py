@@ -176,7 +176,7 @@ def test_a_call_that_google_could_not_read_is_a_call_that_cannot_be_read(words: 
 
 def test_an_unexpected_call_is_passed_on() -> None:
     """`UNEXPECTED_TOOL_CALL` gives the call as it is, for the workflow to refuse; or one that can't be read, without any."""
-    unexpected = {"functionCall": {"name": "no_such_tool", "args": {}}}
+    unexpected: dict[str, object] = {"functionCall": {"name": "no_such_tool", "args": {}}}
     completion = found(answer(unexpected, reason="UNEXPECTED_TOOL_CALL"))
     assert [call.name for call in completion.message.tool_calls] == ["no_such_tool"]
     completion = found(answer(reason="UNEXPECTED_TOOL_CALL", finishMessage="Unexpected tool call: no_such_tool(x=1)"))

@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from activities.providers.base import ModelRequest, ToolOffer
-from activities.providers.google_body import SKIPPED, body_of
+from activities.providers.google_body import GO_ON, SKIPPED, body_of
 from activities.providers.openai import body_of as openai_body
 from policies.routing import Effort
 from remit.apps import assemble
@@ -158,7 +158,18 @@ def test_an_answer_that_is_not_over_is_continued() -> None:
     whole = sent(HI, first, second, AssistantMessage(text=" three."), UserMessage(text="And?"))
     assert "continuationToken" not in whole
     assert [part["text"] for part in parts(whole, 1)] == ["One,", "two,", " three."]
-    assert "continuationToken" not in sent(HI, first, model="gemini-4-argon")
+
+
+def test_an_answer_of_another_model_is_gone_on_with_in_words() -> None:
+    """A pause of another model's, or one whose token is gone, ends with a request: Gemini refuses to end on its own turn."""
+    first = AssistantMessage(text="One,", state=state({"text": 4}, {"continuationToken": "dDE="}))
+    body = sent(HI, first, model="gemini-4-argon")
+    assert "continuationToken" not in body
+    assert [(content["role"], content["parts"][-1]["text"]) for content in body["contents"]] == [
+        ("user", "hi"),
+        ("model", "One,"),
+        ("user", GO_ON),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_a_region_has_its_own_host() -> None:
             GoogleProvider(vertex=Vertex("p", "eu")),
             GoogleProvider(vertex=Vertex("p", "europe-west4")),
         ):
-            found.append(str(provider._client._api_client._http_options.base_url).rstrip("/"))
+            client = provider._client._api_client  # pyright: ignore[reportPrivateUsage]
+            found.append(str(client._http_options.base_url).rstrip("/"))  # pyright: ignore[reportPrivateUsage]
             await provider.aclose()
         return found
 
