@@ -34,7 +34,8 @@ def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPro
         anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
         closing.push_async_callback(anthropic.aclose)
         found["anthropic"] = anthropic
-    if "google" in settings.reachable and (google := _google(settings)):
+    at_google = settings.google_api_key or settings.google_base_url or settings.google_door == "vertex"
+    if at_google and (google := _google(settings)):
         closing.push_async_callback(google.aclose)
         found["google"] = google
     return found

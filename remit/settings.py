@@ -223,16 +223,15 @@ class Settings(BaseSettings):
     @property
     def model_provider(self) -> str:
         """The provider to use, or nothing when there is no key. A compatible server on a base URL may need none."""
-        return self.provider or next(iter(self.reachable), "")
+        return self.provider or next(iter(self._reachable), "")
 
     @property
     def model_fallbacks(self) -> tuple[str, ...]:
         """The other providers that there are keys for, unless calls may not go there."""
-        return tuple(p for p in self.reachable if p != self.model_provider) if self.fallback == "on" else ()
+        return tuple(p for p in self._reachable if p != self.model_provider) if self.fallback == "on" else ()
 
     @property
-    def reachable(self) -> tuple[str, ...]:
-        """The providers that there are keys, servers or doors for, in the order in which they are asked."""
+    def _reachable(self) -> tuple[str, ...]:
         found = {
             "openai": self.openai_api_key or self.openai_base_url,
             "anthropic": self.anthropic_api_key or self.anthropic_base_url,

@@ -44,7 +44,7 @@ async def test_vertex_is_asked_with_a_token(server: CannedServer, google: Connec
     server.answer(ANSWER)
     provider = google(server.url, vertex=Vertex("shop", "europe-west4"))
     completions = [await provider.complete(ask(MODEL)) for _ in range(2)]
-    token, first, second = server.heads
+    token, first, second = (head.decode() for head in server.heads)
     assert token.startswith("POST /token ")
     path = f"/v1beta1/projects/shop/locations/europe-west4/publishers/google/models/{MODEL}:generateContent"
     for head in (first, second):
@@ -65,7 +65,7 @@ async def test_vertex_without_credentials_says_what_to_do(
     )
     server.answer({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, 400)
     refused = await failure(google(server.url, vertex=Vertex("shop")))
-    assert [head.split(" ")[1] for head in server.heads] == ["/token"]
+    assert [head.split()[1] for head in server.heads] == [b"/token"]
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"{account}.gone")
     missing = await failure(google(server.url, vertex=Vertex("shop")))
     for error in (refused, missing):

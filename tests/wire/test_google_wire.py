@@ -66,7 +66,7 @@ async def test_the_request_has_the_key_and_the_path(server: CannedServer, google
     """The model is in the path, the key in a header and in no URL, and Google is told how long it has."""
     server.answer(ANSWER)
     await google(f"{server.url}/").complete(ask(MODEL, timeout_s=9.5))
-    head = server.heads[0]
+    head = server.heads[0].decode()
     assert head.startswith(f"POST /v1beta/models/{MODEL}:generateContent HTTP/1.1\r\n")
     headers = dict(line.lower().split(": ", 1) for line in head.strip().split("\r\n")[1:])
     assert (headers["x-goog-api-key"], headers["content-type"]) == (KEY, "application/json")
@@ -85,7 +85,7 @@ async def test_a_name_that_is_a_path_is_one(server: CannedServer, google: Connec
     """A model that is named by its place is asked there, and no name changes the rest of the URL."""
     server.answer(ANSWER)
     await google(server.url).complete(ask(model))
-    assert server.heads[0].split(" ")[1] == path
+    assert server.heads[0].decode().split(" ")[1] == path
 
 
 async def test_the_environment_changes_nothing(server: CannedServer, google: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +97,8 @@ async def test_the_environment_changes_nothing(server: CannedServer, google: Con
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
     server.answer(ANSWER)
     await google(server.url).complete(ask(MODEL))
-    assert server.heads[0].startswith("POST /v1beta/models/")
-    assert f"x-goog-api-key: {KEY}\r\n" in server.heads[0]
+    assert server.heads[0].startswith(b"POST /v1beta/models/")
+    assert f"x-goog-api-key: {KEY}\r\n".encode() in server.heads[0]
 
 
 async def test_the_digest_is_of_the_bytes_that_were_sent(server: CannedServer, google: Connect) -> None:
