@@ -13,7 +13,7 @@ from google.genai.types import HttpOptions
 
 from activities.providers import _http
 from activities.providers.base import Completion, ModelRequest, ProviderError
-from activities.providers.google_answer import read
+from activities.providers.google_answer import read, unreadable
 from activities.providers.google_body import NAME, body_of
 from activities.providers.google_errors import refused
 
@@ -103,7 +103,7 @@ class GoogleProvider:
                 raise _http.unreachable() from None
             raise ProviderError("auth", _UNSIGNED_IN, retryable=False) from None
         except (errors.APIError, ValueError):
-            raise _http.bad_response() from None
+            raise unreadable("the SDK can't take it") from None
         return str(answer.response_stream[0])
 
     def _path(self, model: str) -> str:

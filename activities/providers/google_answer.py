@@ -15,7 +15,7 @@ from activities.providers.google_errors import refused
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, ProviderState, StopReason, TokenUsage, ToolRequest
 
-__all__ = ["read"]
+__all__ = ["read", "unreadable"]
 
 # Source of the names: `google.genai.types.FinishReason` and `BlockedReason`.
 _WHOLE = frozenset({"STOP", "FUNCTION_CALL", "FINISH_REASON_UNSPECIFIED", ""})
@@ -96,7 +96,7 @@ def read(raw: str, body: bytes, request: ModelRequest, *, key: str) -> Completio
             answer, AssistantMessage(text=f"Google refused the conversation: `{blocked}`."), "content_filter", body, request
         )
     if not isinstance(found, dict):
-        raise _unreadable("it has no `candidates`" if found is None else "`candidates[0]` isn't an object")
+        raise unreadable("it has no `candidates`" if found is None else "`candidates[0]` isn't an object")
     candidate = cast("dict[str, object]", found)
     reason = _reason(candidate.get("finishReason"))
     if reason == "PUP_LIMITED_DISABLED":
@@ -133,7 +133,7 @@ def _stop(reason: str, calls: bool, token: bool) -> StopReason:
         return "pause" if token and not calls else "length"
     if reason in _WITHHELD:
         return "content_filter"
-    raise _unreadable(f"the model stopped by `{reason}`")
+    raise unreadable(f"the model stopped by `{reason}`")
 
 
 def _completion(
@@ -215,11 +215,11 @@ def _parsed(raw: str) -> dict[str, object]:
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
-        raise _unreadable("it isn't JSON") from None
+        raise unreadable("it isn't JSON") from None
     if isinstance(answer, list) and answer:  # a stream of one
         answer = cast("list[object]", answer)[0]
     if not isinstance(answer, dict):
-        raise _unreadable("it isn't a JSON object")
+        raise unreadable("it isn't a JSON object")
     return cast("dict[str, object]", answer)
 
 
@@ -228,7 +228,8 @@ def _status(answer: dict[str, object]) -> int:
     return code if 400 <= code < 600 else 502
 
 
-def _unreadable(what: str) -> ProviderError:
+def unreadable(what: str) -> ProviderError:
+    """The failure of an answer that isn't one; `what` is wrong with it."""
     message = f"Google's answer can't be read: {what}. Check that the base URL is an API's, not a page's."
     return ProviderError("bad_response", message, retryable=True)
 
