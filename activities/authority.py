@@ -267,7 +267,7 @@ class AuthorityActivities:
         config = self._models
         if not config.provider:
             raise MissingKey(
-                "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, "
+                "No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY` for the worker, "
                 "or give the run a `--script`."
             )
         models = agent.models(config.provider)

@@ -42,6 +42,7 @@ class Tier(Frozen):
 
     openai: str = ""
     anthropic: str = ""
+    google: str = ""
 
 
 class AgentFile(Frozen):

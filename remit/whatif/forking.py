@@ -216,9 +216,11 @@ def route_of(model: str, was: Route, settings: Settings) -> Route:
     Raises:
         InvalidInput: no provider of it can be reached.
     """
-    provider, _, name = model.partition(":") if model.partition(":")[0] in ("openai", "anthropic") else ("", "", model)
+    provider, _, name = (
+        model.partition(":") if model.partition(":")[0] in ("openai", "anthropic", "google") else ("", "", model)
+    )
     recorded = was.models[0].provider
     provider = provider or (recorded if recorded != "scripted" else settings.model_provider)
     if not provider:
-        raise InvalidInput("No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY`.")
+        raise InvalidInput("No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY`.")
     return Route(models=tuple(ModelChoice(provider=provider, model=name, price=settings.declared_price) for _ in was.models))
