@@ -241,7 +241,8 @@ class RunState(BaseModel):
         last = next((i for i in reversed(range(len(self.messages))) if self.messages[i].startswith(_ASSISTANT)), 0)
         window = self.window or Window(until=0)
         for emptied in (self.offset + last, self.length):
-            if emptied > max(window.emptied, 0 if window.note else window.until):
+            # The task and the call come before the first result, so less than three messages hold none.
+            if emptied > max(window.emptied, 0 if window.note else window.until, 2):
                 return window.model_copy(update={"emptied": emptied, "made_at": self.length})
         return None
 
