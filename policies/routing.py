@@ -13,10 +13,22 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Price(Frozen):
-    """Declared prices in micro-USD for a million tokens."""
+    """Declared prices in micro-USD for a million tokens. Reasoning is output.
 
-    input_per_mtok: int
-    output_per_mtok: int
+    Attributes:
+        cache_read_per_mtok: of input that came from a prompt cache; None: as other input.
+        cache_write_per_mtok: of input that was written into one; None: as other input.
+    """
+
+    input_per_mtok: int = Field(ge=0)
+    output_per_mtok: int = Field(ge=0)
+    cache_read_per_mtok: int | None = Field(default=None, ge=0)
+    cache_write_per_mtok: int | None = Field(default=None, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Not `Lean`: a cache that is free costs 0, which isn't the same as one of no price of its own.
+        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 class ModelChoice(Lean):
@@ -31,9 +43,12 @@ class ModelChoice(Lean):
         base_url: the server of this tier alone; empty for the one that the worker's settings name.
         key_variable: the environment variable with the key of `base_url`; empty for a server that asks for none.
         sent_as: the name under which its server knows the model, for example an Azure deployment; empty when it is `model`.
+        surcharge_percent: what a door bills above the price table, for example 10 for a region; not with a `price`.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"max_output_tokens", "effort", "base_url", "key_variable", "sent_as"})
+    optional: ClassVar[frozenset[str]] = frozenset(
+        {"max_output_tokens", "effort", "base_url", "key_variable", "sent_as", "surcharge_percent"}
+    )
 
     provider: str
     model: str
@@ -43,6 +58,7 @@ class ModelChoice(Lean):
     base_url: str = ""
     key_variable: str = ""
     sent_as: str = ""
+    surcharge_percent: int = Field(default=0, ge=0, le=100)
 
     @property
     def endpoint(self) -> str:
