@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from genai_prices import Usage, calc_price
 from genai_prices.types import ModelPrice, TieredPrices
-from pydantic import JsonValue, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from policies.canonical import digest
 from policies.errors import PriceUnknown
-from policies.models import Lean
+from policies.models import Frozen, Lean
 from policies.routing import ModelChoice, Price
 from workflows.messages import TokenUsage
 
@@ -26,7 +26,7 @@ _TABLE: TypeAdapter[dict[str, Decimal | TieredPrices]] = TypeAdapter(dict[str, D
 _MICRO = 1_000_000
 
 
-class PriceRow(Lean):
+class PriceRow(Frozen):
     """What a model cost, so that its calls can be priced again.
 
     Attributes:
@@ -35,15 +35,13 @@ class PriceRow(Lean):
         surcharge_percent: what the route says that its door bills above the table.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"surcharge_percent"})
-
     provider: str
     model: str
     digest: str
     declared: Price | None = None
     table_version: str = ""
     table: dict[str, JsonValue] | None = None
-    surcharge_percent: int = 0
+    surcharge_percent: int = Field(default=0, exclude_if=lambda percent: not percent)
 
 
 class Rates(Lean):

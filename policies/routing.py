@@ -22,13 +22,9 @@ class Price(Frozen):
 
     input_per_mtok: int = Field(ge=0)
     output_per_mtok: int = Field(ge=0)
-    cache_read_per_mtok: int | None = Field(default=None, ge=0)
-    cache_write_per_mtok: int | None = Field(default=None, ge=0)
-
-    @model_serializer(mode="wrap")
-    def _lean(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # Not `Lean`: a cache that is free costs 0, which isn't the same as one of no price of its own.
-        return {name: value for name, value in dump(self).items() if value is not None}
+    # Not `Lean`: a cache that is free costs 0, which isn't the same as one of no price of its own.
+    cache_read_per_mtok: int | None = Field(default=None, ge=0, exclude_if=lambda price: price is None)
+    cache_write_per_mtok: int | None = Field(default=None, ge=0, exclude_if=lambda price: price is None)
 
 
 class ModelChoice(Lean):
