@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import Field, JsonValue, ValidationError
 
+from activities.model_cards import UNKNOWN_OUTPUT_TOKENS
+from activities.tiers import MAX_TIERS, Tier
 from policies.budgets import lower
 from policies.bundle import Bundle, compile_policy, explain
 from policies.caps import Caps
@@ -36,13 +38,6 @@ class Subject(Frozen):
     input: str
 
 
-class Tier(Frozen):
-    """One tier of the route: the model to use, by provider. `scripted` needs none."""
-
-    openai: str = ""
-    anthropic: str = ""
-
-
 class AgentFile(Frozen):
     """The content of an `agent.toml`, with the prompt beside it.
 
@@ -64,7 +59,7 @@ class AgentFile(Frozen):
     scopes: tuple[str, ...]
     subject: Subject | None = None
     inputs: dict[str, Input] = Field(default_factory=dict)
-    route: tuple[Tier, ...] = Field(min_length=1, max_length=2)
+    route: tuple[Tier, ...] = Field(min_length=1, max_length=MAX_TIERS)
     priority: int | None = Field(default=None, ge=1, le=5)
     weight: int | None = Field(default=None, ge=1, le=1000)
     limits: dict[str, int | str] = Field(default_factory=dict)
@@ -104,9 +99,13 @@ class AgentFile(Frozen):
                 state = "is missing" if value is None else f"doesn't match `{spec.pattern}`"
                 raise InvalidInput(f"Agent `{self.name}`: the input `{name}` {state}; it takes {known}.")
 
-    def models(self, provider: str) -> tuple[ModelChoice, ...]:
-        """The route's models at `provider`, cheap first."""
-        return tuple(ModelChoice(provider=provider, model=str(getattr(tier, provider))) for tier in self.route)
+    def models(self, provider: str, unknown_output_tokens: int = UNKNOWN_OUTPUT_TOKENS) -> tuple[ModelChoice, ...]:
+        """The route's models for a worker whose provider is `provider`, cheap first. One that it doesn't name is empty.
+
+        Args:
+            unknown_output_tokens: the limit for models of which nobody says how long their answers may be.
+        """
+        return tuple(tier.choice(provider, unknown_output_tokens) for tier in self.route)
 
 
 SAME = ("name", "id", "status", "subject", "inputs")
@@ -212,6 +211,9 @@ class Library:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` isn't among its inputs.")
         if agent.subject and not agent.inputs[agent.subject.input].required:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` must be required.")
+        for number, tier in enumerate(agent.route, 1):
+            if tier.problem:
+                raise AgentInvalid(f"{where}: tier {number} of its route {tier.problem}.")
         unknown = set(agent.limits) - set(UsageLimits.model_fields)
         if unknown:
             raise AgentInvalid(f"{where}: `limits` has no `{sorted(unknown)[0]}`.")

@@ -1,7 +1,7 @@
 """`call_model`: the one activity that talks to a language model."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -106,12 +106,26 @@ class ModelActivities:
         catalog: Catalog,
         gates: Mapping[str, Gate],
         meter: Meter,
+        open_server: Callable[[ModelChoice], ModelProvider] | None = None,
     ) -> None:
+        """`providers` and `gates` are by endpoint. `open_server` reaches a server that only a tier names, at its first call."""
         self._meter = meter
         self._runs = runs
-        self._providers = providers
+        self._providers = dict(providers)
         self._catalog = catalog
-        self._gates = {name: gates.get(name) or Gate(name) for name in providers}
+        self._gates = dict(gates)
+        self._open_server = open_server
+
+    def _reached(self, choice: ModelChoice) -> bool:
+        """Whether this worker reaches `choice`; from then on there are a provider and a gate for its endpoint.
+
+        Raises:
+            MissingKey: its server's key isn't set here.
+        """
+        if choice.base_url and choice.endpoint not in self._providers and self._open_server:
+            self._providers[choice.endpoint] = self._open_server(choice)
+        self._gates.setdefault(choice.endpoint, Gate(choice.endpoint))
+        return choice.endpoint in self._providers
 
     async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice) -> ModelRequest:
         scripted = choice.provider == "scripted"
@@ -186,14 +200,14 @@ class ModelActivities:
             ProviderError: the first one's; the message says why the others didn't help.
         """
         first, *rest = choices
-        if first.provider not in self._providers:
-            raise MissingKey(f"This worker has no key for `{first.provider}`.")
-        reached = (first, *(c for c in rest if c.provider in self._providers))
-        order = sorted(reached, key=lambda c: not self._gates[c.provider].usable())
-        why = "" if order[0] == first else f"{first.provider}: down"
+        if not self._reached(first):
+            raise MissingKey(f"This worker has no key for `{first.endpoint}`.")
+        reached = (first, *(c for c in rest if self._reached(c)))
+        order = sorted(reached, key=lambda c: not self._gates[c.endpoint].usable())
+        why = "" if order[0] == first else f"{first.endpoint}: down"
         failed: dict[str, ProviderError] = {}
         for choice in order:
-            gate = self._gates[choice.provider]
+            gate = self._gates[choice.endpoint]
             try:
                 ask = partial(self._ask, choice, request, capsule.agent.name, end)
                 answer = await self._meter.model(capsule, choice, request, ask)
@@ -202,9 +216,9 @@ class ModelActivities:
             except Busy as e:
                 if choice == first:
                     raise
-                failed[choice.provider] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
+                failed[choice.endpoint] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
             except ProviderError as e:
-                failed[choice.provider] = e
+                failed[choice.endpoint] = e
                 lost.calls += billed(e)
                 if e.retryable:
                     gate.failed(e)
@@ -212,13 +226,13 @@ class ModelActivities:
                     raise
                 if choice == first and not (gate.down or activity.info().attempt >= DOWN_AFTER):
                     raise
-                why = why or f"{choice.provider}: {e.code}"
-            activity.logger.warning("`%s` doesn't answer: %s", choice.provider, failed[choice.provider].message)
-        raise _together(failed.pop(first.provider), failed)
+                why = why or f"{choice.endpoint}: {e.code}"
+            activity.logger.warning("`%s` doesn't answer: %s", choice.endpoint, failed[choice.endpoint].message)
+        raise _together(failed.pop(first.endpoint), failed)
 
     async def _ask(self, choice: ModelChoice, request: ModelRequest, agent: str, end: float) -> Completion:
-        async with self._gates[choice.provider].turn(agent):
-            return await self._providers[choice.provider].complete(
+        async with self._gates[choice.endpoint].turn(agent):
+            return await self._providers[choice.endpoint].complete(
                 request.model_copy(update={"model": choice.sent_as or choice.model, "timeout_s": _seconds(request, end)})
             )
 

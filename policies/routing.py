@@ -1,4 +1,4 @@
-"""Which model decides: a route of one or two tiers, and when it moves up."""
+"""Which model decides: a route of one to four tiers, cheapest first."""
 
 from typing import ClassVar, Literal
 
@@ -10,6 +10,7 @@ __all__ = ["Effort", "ModelChoice", "Price", "Route"]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """How much a model should reason before it answers. Not every model knows every level."""
+_STRONG = 2
 
 
 class Price(Frozen):
@@ -63,7 +64,7 @@ class ModelChoice(Lean):
 
 
 class Route(Frozen):
-    """The models of a run, cheap first. Tier 2 is the strong one; a route of one model has it for both.
+    """The models of a run, cheap first. The last tier is the strong one; a route of one model has it for both.
 
     Attributes:
         fallbacks: the same route at other providers, in the order in which they are asked when the ones before are down.
@@ -82,12 +83,22 @@ class Route(Frozen):
         """Whether the cheap tier is another model than the strong one."""
         return len(self.models) > 1 and self.models[0] != self.models[-1]
 
+    @property
+    def last(self) -> int:
+        """The number of the strong tier: 2 also where there is one model."""
+        return max(_STRONG, len(self.models))
+
+    def policy_tier(self, tier: int) -> int:
+        """What policies are told of `tier`: 2 for the strong one, 1 for each before it, however many there are."""
+        return _STRONG if tier >= self.last else 1
+
     def choose(self, tier: int) -> ModelChoice:
         return _at(self.models, tier)
 
     def choices(self, tier: int) -> tuple[ModelChoice, ...]:
         """The model of `tier` and those to fall back to, in order."""
-        return tuple(_at(models, tier) for models in (self.models, *self.fallbacks))
+        # A tier with a provider of its own has the same model in each fallback.
+        return tuple(dict.fromkeys(_at(models, tier) for models in (self.models, *self.fallbacks)))
 
 
 def _at(models: tuple[ModelChoice, ...], tier: int) -> ModelChoice:

@@ -1,12 +1,17 @@
 """The model providers that a process reaches, as its settings say."""
 
+import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from activities.providers.base import ModelProvider
 from activities.providers.scripted import ScriptedProvider
+from activities.servers import key_of
+from policies.errors import InvalidInput
+from policies.routing import ModelChoice
 from remit.settings import Settings
 
-__all__ = ["providers"]
+__all__ = ["providers", "servers"]
 
 
 def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
@@ -30,3 +35,25 @@ def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPro
         closing.push_async_callback(anthropic.aclose)
         found["anthropic"] = anthropic
     return found
+
+
+def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
+    """How to reach a server that a tier names by itself; each is closed with `closing`."""
+
+    def opened(choice: ModelChoice) -> ModelProvider:
+        key = key_of(choice, os.environ)
+        if choice.provider == "openai":
+            from activities.providers.openai import OpenAIProvider
+
+            openai = OpenAIProvider(api_key=key, base_url=choice.base_url)
+            closing.push_async_callback(openai.aclose)
+            return openai
+        if choice.provider == "anthropic":
+            from activities.providers.anthropic import AnthropicProvider
+
+            anthropic = AnthropicProvider(api_key=key, base_url=choice.base_url)
+            closing.push_async_callback(anthropic.aclose)
+            return anthropic
+        raise InvalidInput(f"A tier's own server can't speak `{choice.provider}`'s API; leave `base_url` out.")
+
+    return opened

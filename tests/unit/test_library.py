@@ -128,10 +128,10 @@ BROKEN = (
     ),
     Broken("no route", '[[route]]\nopenai = "small"\n', "", TOML + "`route` Field required."),
     Broken(
-        "three tiers",
+        "five tiers",
         "[[route]]",
-        "[[route]]\n[[route]]\n[[route]]",
-        TOML + "`route` Tuple should have at most 2 items after validation, not 3.",
+        "[[route]]\n[[route]]\n[[route]]\n[[route]]\n[[route]]",
+        TOML + "`route` Tuple should have at most 4 items after validation, not 5.",
     ),
     Broken(
         "unknown tool",
@@ -441,4 +441,4 @@ def test_each_route_has_a_cheap_and_a_strong_model(provider: str) -> None:
 
 def test_a_route_keeps_its_order(library: Library) -> None:
     """The first tier is the cheap one."""
-    assert library.agent("helper").models("openai") == (ModelChoice(provider="openai", model="small"),)
+    assert library.agent("helper").models("openai") == (ModelChoice(provider="openai", model="small", max_output_tokens=4_096),)
