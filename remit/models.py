@@ -100,7 +100,8 @@ def _of(name: str, agent: "AgentFile", settings: Settings, today: date, *, candi
             prices, warnings = _prices(choice), warnings_of(choice, today, compatible=_compatible(choice, settings))
             if prices is None:
                 warnings.append(
-                    f"The price of `{choice.model}` of `{choice.provider}` isn't known, so no run is admitted with it; declare one."
+                    f"The price of `{choice.model}` of `{choice.provider}` isn't known, so no run is admitted with it; "
+                    "declare one."
                 )
             yield RouteModel(
                 agent=name,
