@@ -210,6 +210,7 @@ class AuthorityActivities:
             stage=rollout.weight if rollout and arm else 0,
             over_ceiling=over,
             withheld=withheld,
+            moves_up=agent.moves_up,
         )
 
     async def _withheld(self, run_id: str, agent: AgentIdentity, tools: Sequence[str]) -> tuple[Withheld, ...]:

@@ -15,6 +15,7 @@ from policies.bundle import Bundle, compile_policy, explain
 from policies.caps import Caps
 from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
 from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
+from policies.rising import MovesUp
 from policies.routing import ModelChoice
 from policies.value import Value
 from tools.catalog import Catalog
@@ -43,6 +44,7 @@ class AgentFile(Frozen):
 
     Attributes:
         priority: 1 goes before everything else that waits for a worker, 5 after it; without one, 3.
+        moves_up: when its route moves up to a stronger tier, next to what policy asks for.
         weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
     """
 
@@ -59,7 +61,8 @@ class AgentFile(Frozen):
     scopes: tuple[str, ...]
     subject: Subject | None = None
     inputs: dict[str, Input] = Field(default_factory=dict)
-    route: tuple[Tier, ...] = Field(min_length=1, max_length=MAX_TIERS)
+    route: tuple[Tier, ...] = Field(max_length=MAX_TIERS)
+    moves_up: MovesUp | None = Field(default=None, exclude_if=lambda rules: rules is None)
     priority: int | None = Field(default=None, ge=1, le=5)
     weight: int | None = Field(default=None, ge=1, le=1000)
     limits: dict[str, int | str] = Field(default_factory=dict)
@@ -211,9 +214,15 @@ class Library:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` isn't among its inputs.")
         if agent.subject and not agent.inputs[agent.subject.input].required:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` must be required.")
+        if not agent.route:
+            raise AgentInvalid(f"{where}: its route has no tier; add one as `[[route]]`.")
         for number, tier in enumerate(agent.route, 1):
             if tier.problem:
                 raise AgentInvalid(f"{where}: tier {number} of its route {tier.problem}.")
+        if agent.moves_up and agent.moves_up.problem:
+            raise AgentInvalid(f"{where}: `moves_up` {agent.moves_up.problem}.")
+        if agent.moves_up and len(agent.route) < 2:
+            raise AgentInvalid(f"{where}: `moves_up` needs a second tier in the route to move up to.")
         unknown = set(agent.limits) - set(UsageLimits.model_fields)
         if unknown:
             raise AgentInvalid(f"{where}: `limits` has no `{sorted(unknown)[0]}`.")

@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities import prices
+from activities.classifying import request_to_classify
 from activities.gates import DOWN_AFTER, Busy, Gate
 from activities.heartbeat import beating
 from activities.meter import Meter, billed, capped
@@ -81,6 +82,8 @@ def request_of(
         tools: those of the run. None that writes is offered to an agent in `read_only` mode.
         messages: of the transcript, as its window shows them.
     """
+    if call.classify:
+        return request_to_classify(call, capsule, model, messages, script)
     if call.summarise is None:
         shown = [o for effect, o in tools if offered(capsule.agent.mode, effect) and (call.paging or o.name != READ_MORE)]
         return ModelRequest(
@@ -168,8 +171,9 @@ class ModelActivities:
                 raise capped(e) from None
             except RemitError as e:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        message = completion.message if call.summarise is None else summary_note(completion.message.text)
-        self._runs.wrote(call.capsule, call.cursor, message.model_dump_json())
+        if not call.classify:  # a classification is no message of the transcript
+            message = completion.message if call.summarise is None else summary_note(completion.message.text)
+            self._runs.wrote(call.capsule, call.cursor, message.model_dump_json())
         return ModelTurn(
             message=completion.message,
             usage=completion.usage,

@@ -4,7 +4,7 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from activities.model_cards import UNKNOWN_OUTPUT_TOKENS, card_of, default_output_tokens
 from policies.models import Frozen
@@ -63,6 +63,17 @@ class Tier(_Wishes):
     @classmethod
     def _short(cls, value: object) -> object:
         return ({"model": value} if value else None) if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Agents are told apart by the digest of this. A route in the short form keeps the digest that it always had, so that
+        # no rollout takes its agent for another one because this code was deployed.
+        found = {name: value for name, value in dump(self).items() if value}
+        for name in VENDORS:
+            if vendor := self._at(name):
+                said = vendor.model_dump(mode="json", exclude_defaults=True)
+                found[name] = vendor.model if set(said) == {"model"} else said
+        return {"openai": "", "anthropic": "", **found}
 
     @property
     def problem(self) -> str:

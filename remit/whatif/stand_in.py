@@ -108,7 +108,7 @@ class StandIn:
     def _answered(self, call: CallModel) -> ModelTurn | None:
         """The recorded answer to `call`: before the fork's step in any case, after it only to the very same question."""
         for given, answer in self.recording.turns:
-            if (given.step, given.tier, given.summarise is None) != (call.step, call.tier, call.summarise is None):
+            if _purpose(given) != _purpose(call):
                 continue
             same = self.same_model and (given.transcript, given.window) == (call.transcript, call.window)
             if call.step < self.since or same:
@@ -201,3 +201,8 @@ class StandIn:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def _purpose(call: CallModel) -> tuple[int, int, bool, bool]:
+    """What tells the model calls of a run apart."""
+    return call.step, call.tier, call.summarise is None, call.classify

@@ -19,9 +19,11 @@ from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
     Capsule,
+    Classification,
     KillState,
     Message,
     Minted,
+    Move,
     PauseState,
     ScriptTurn,
     Segment,
@@ -134,6 +136,8 @@ def whole() -> RunState:
         fell_back_from="openai: down",
         tally=Tally(denied=1),
         stepped_down="draft",
+        moves=[Move(tier=2, step=1, why="policy", words="policy refunds")],
+        classification=Classification(labels=("refund",), confidence=0.5),
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
