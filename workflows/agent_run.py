@@ -24,7 +24,7 @@ from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from policies.switches import subject_tag
 from tools import registry
-from workflows import counts, inbox, options, ports
+from workflows import counts, inbox, options, ports, rising
 from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
@@ -71,7 +71,6 @@ __all__ = ["AgentRun"]
 
 MAX_APPROVAL_ROUNDS = 3
 MAX_STRANGERS = 50
-STRONG = 2
 DECIDE_AGAIN = "decide_again"
 LAST = ("killed", "indeterminate")  # outcomes after which nothing more is done
 RENEW_SECONDS = 60
@@ -295,6 +294,9 @@ class AgentRun:
     async def _decide(self) -> tuple[AssistantMessage, Turn, list[Call]]:
         """The model's next turn, its calls judged. A turn that needs the strong model is dropped, and decided again by it."""
         state, capsule = self._state, self._capsule
+        if rising.classification_due(state, capsule):
+            state.classification = rising.classified(state, capsule, (await self._ask("classifies", classify=True)).message)
+        state.rise(rising.before_turn(state, capsule))
         while True:
             await self._compact()
             answer = await self._ask("decides")
@@ -304,16 +306,14 @@ class AgentRun:
             turn = Turn(state, capsule, registry.current(), charged.tool_calls, watcher=self.watcher)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
             self._check()
-            rises = state.tier < STRONG and capsule.over_ceiling is None
-            if rises and any(c.verdict and c.verdict.route_strong for c in calls):
-                state.tier = STRONG
+            if state.rise(rising.after_judging(state, capsule, calls)):
                 continue
             state.usage = charged
             state.began(capsule.context_rules, answer.usage.input_tokens)
             state.append(answer.message)
             return answer.message, turn, list(calls)
 
-    async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
+    async def _ask(self, what: str, *, summarise: int | None = None, classify: bool = False) -> ModelTurn:
         """One model call, charged. A provider or a cap that is at its limit is waited for; the run's wall time bounds that."""
         state, capsule = self._state, self._capsule
         budgets.check_model(state.usage, state.limits)
@@ -329,6 +329,7 @@ class AgentRun:
                         window=state.window,
                         summarise=summarise,
                         paging=bool(state.refs),
+                        classify=classify,
                     ),
                     summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
                 )
@@ -540,7 +541,7 @@ class AgentRun:
             if i not in parked:
                 raise error
         if any(o.reason == DECIDE_AGAIN for o in done.values()):
-            state.tier = STRONG
+            state.rise(rising.decided_again(state, self._capsule))
         if any(o.status == "killed" for o in done.values()):
             self._engage_kill(KillSignal(reason="a kill switch covers this run", by="ledger"))
             raise Halted
@@ -693,7 +694,7 @@ class AgentRun:
         """
         if call.refusal:
             raise call.refusal
-        if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
+        if call.verdict and call.verdict.route_strong and self._state.tier < self._capsule.route.last:
             # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
             changed = "A person edited this" if call.edits else "The sums for this subject have risen"
             raise ToolRefusal(DECIDE_AGAIN, f"{changed}; decide anew whether this is right.")
