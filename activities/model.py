@@ -158,6 +158,7 @@ class ModelActivities:
                 choice, completion, why = await self._answer(choices, request, capsule, end, lost)
                 tell({"gen_ai.response.model": completion.model})
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
+                saved = prices.saved(choice, completion.usage)
             except Busy as e:
                 after = timedelta(seconds=e.after_s)
                 raise ApplicationError(e.message, lost.told(), type=PROVIDER_BUSY, next_retry_delay=after) from None
@@ -187,6 +188,7 @@ class ModelActivities:
             lost=lost.calls,
             stop=completion.stop,
             dialect=completion.dialect,
+            saved_micro_usd=saved,
         )
 
     async def _answer(

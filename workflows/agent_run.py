@@ -376,6 +376,7 @@ class AgentRun:
         if answer.fallback_from:
             state.fallbacks, state.fell_back_from = state.fallbacks + 1, answer.fallback_from
         state.simulated = state.simulated or answer.usage.simulated
+        state.tally = state.tally.read(answer.usage, answer.saved_micro_usd)
         state.usage = budgets.charge_model(
             state.usage,
             input_tokens=answer.usage.input_tokens,

@@ -497,9 +497,10 @@ class ModelTurn(Lean):
         stop: why the model stopped; empty in a history from before it was recorded.
         dialect: the form of the request, as its provider module names it, so that the body can be built again.
         retried: what went wrong before, in the order of the attempts, each as in `openai: rate_limited`.
+        saved_micro_usd: what a prompt cache saved in it; negative when writing into one cost more.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"lost", "stop", "dialect", "retried"})
+    optional: ClassVar[frozenset[str]] = frozenset({"lost", "stop", "dialect", "retried", "saved_micro_usd"})
 
     message: AssistantMessage
     usage: TokenUsage
@@ -514,6 +515,7 @@ class ModelTurn(Lean):
     stop: StopReason | Literal[""] = ""
     dialect: str = ""
     retried: tuple[str, ...] = ()
+    saved_micro_usd: int = 0
 
 
 class Classification(Frozen):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from activities.ledger import records
 from remit.client import RunFailed
 from remit.embedded import TemporalServer
 from remit.settings import ROOT
@@ -48,7 +49,7 @@ provider = "openai"
 model = "house-model"
 base_url = "{url}/v1"
 key_variable = "HOUSE_LLM_KEY"
-price = {{ input_per_mtok = 1_000_000, output_per_mtok = 2_000_000 }}
+price = {{ input_per_mtok = 1_000_000, output_per_mtok = 2_000_000, cache_read_per_mtok = 250_000 }}
 max_output_tokens = 2_000
 {STRONG}
 """
@@ -107,3 +108,16 @@ async def test_a_run_is_not_admitted_without_the_key_of_a_tier_s_server(setup: S
     with pytest.raises(RunFailed, match="wants a key, and `HOUSE_LLM_KEY` isn't set for this worker; set it"):
         await setup.run()
     assert setup.own.bodies == []
+
+
+async def test_what_a_cache_saved_is_recorded_at_the_model_s_own_price(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """800 of 1,200 tokens came from the server's cache, at a quarter of their price."""
+    monkeypatch.setenv("HOUSE_LLM_KEY", "house-key")
+    answer = end("openai")
+    answer["usage"]["prompt_tokens_details"] = {"cached_tokens": 800}
+    setup.own.answer(answer)
+    summary = await setup.run()
+    assert summary.usage.cost_micro_usd == 400 + 800 // 4 + 80 * 2
+    with setup.engine.ledger.reading() as connection:
+        [record] = records.of_agent(connection, "house-triage", 0)
+    assert (record.input_tokens, record.cached_input_tokens, record.cache_saved_micro_usd) == (1_200, 800, 600)
