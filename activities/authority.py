@@ -211,6 +211,8 @@ class AuthorityActivities:
             over_ceiling=over,
             withheld=withheld,
             moves_up=agent.moves_up,
+            model_protocol=1,
+            answer="text" if agent.answer == "text" else "",
         )
 
     async def _withheld(self, run_id: str, agent: AgentIdentity, tools: Sequence[str]) -> tuple[Withheld, ...]:

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -45,6 +46,7 @@ class AgentFile(Frozen):
     Attributes:
         priority: 1 goes before everything else that waits for a worker, 5 after it; without one, 3.
         moves_up: when its route moves up to a stronger tier, next to what policy asks for.
+        answer: how the model ends a run: by calling `final_answer`, or with `text` by saying something and calling nothing.
         weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
     """
 
@@ -65,6 +67,7 @@ class AgentFile(Frozen):
     moves_up: MovesUp | None = Field(default=None, exclude_if=lambda rules: rules is None)
     priority: int | None = Field(default=None, ge=1, le=5)
     weight: int | None = Field(default=None, ge=1, le=1000)
+    answer: Literal["final_answer", "text"] = "final_answer"
     limits: dict[str, int | str] = Field(default_factory=dict)
     value: Value = Field(default_factory=Value)
     prompt: str

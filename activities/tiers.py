@@ -111,17 +111,18 @@ class Tier(_Wishes):
             unknown_output_tokens: the limit of a model of which nobody says how long its answers may be.
         """
         if self.provider:
+            choice = self._chosen(self.provider, self.model, self)
             server = {"base_url": self.base_url, "key_variable": self.key_variable}
-            return pinned(self._chosen(self.provider, self.model, self, server), unknown_output_tokens)
+            return pinned(choice.model_copy(update=server), unknown_output_tokens)
         found = self._at(provider)
         if found is None:
             return ModelChoice(provider=provider, model="")
-        return pinned(self._chosen(provider, found.model, found, {}), unknown_output_tokens)
+        return pinned(self._chosen(provider, found.model, found), unknown_output_tokens)
 
     def _at(self, vendor: str) -> VendorModel | None:
         return getattr(self, vendor) if vendor in VENDORS else None
 
-    def _chosen(self, provider: str, model: str, said: _Wishes, server: dict[str, str]) -> ModelChoice:
+    def _chosen(self, provider: str, model: str, said: _Wishes) -> ModelChoice:
         """What the vendor's own table says goes before what the tier says for all vendors."""
         return ModelChoice(
             provider=provider,
@@ -131,17 +132,14 @@ class Tier(_Wishes):
             effort=said.effort or self.effort,
             sent_as=said.sent_as or self.sent_as,
             surcharge_percent=said.surcharge_percent or self.surcharge_percent,
-            **server,
         )
 
 
 def pinned(choice: ModelChoice, unknown_output_tokens: int = UNKNOWN_OUTPUT_TOKENS) -> ModelChoice:
     """`choice` with the limit of its answers, so that a later card doesn't change a run that is open."""
-    if choice.max_output_tokens:
-        return choice
     card = card_of(choice.provider, choice.model)
-    tokens = default_output_tokens(card, choice.effort, unknown=unknown_output_tokens)
-    return choice.model_copy(update={"max_output_tokens": tokens})
+    tokens = choice.max_output_tokens or default_output_tokens(card, choice.effort, unknown=unknown_output_tokens)
+    return choice.model_copy(update={"max_output_tokens": tokens, "output_ceiling": card.output_tokens})
 
 
 def _is_url(text: str) -> bool:

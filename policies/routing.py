@@ -36,6 +36,8 @@ class ModelChoice(Lean):
         model: the model's own name, by which it is priced.
         price: set when the price table doesn't know the model; None means the table's price.
         max_output_tokens: the most that one answer may take, reasoning included; None in a route from before it was pinned.
+            One that is cut off is asked for again with twice that, but never more than `output_ceiling`.
+        output_ceiling: the most that the model can write; None where nobody knows.
         effort: how much it should reason; None leaves it to the vendor's default.
         base_url: the server of this tier alone; empty for the one that the worker's settings name.
         key_variable: the environment variable with the key of `base_url`; empty for a server that asks for none.
@@ -44,13 +46,14 @@ class ModelChoice(Lean):
     """
 
     optional: ClassVar[frozenset[str]] = frozenset(
-        {"max_output_tokens", "effort", "base_url", "key_variable", "sent_as", "surcharge_percent"}
+        {"max_output_tokens", "output_ceiling", "effort", "base_url", "key_variable", "sent_as", "surcharge_percent"}
     )
 
     provider: str
     model: str
     price: Price | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
+    output_ceiling: int | None = Field(default=None, ge=1)
     effort: Effort | None = None
     base_url: str = ""
     key_variable: str = ""

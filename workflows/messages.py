@@ -70,7 +70,9 @@ __all__ = [
     "Move",
     "PauseState",
     "PinnedTool",
+    "ProviderFailure",
     "ProviderState",
+    "ProviderWait",
     "ReadFacts",
     "ReadPeople",
     "ReadTool",
@@ -168,14 +170,16 @@ class ScriptTurn(Lean):
     """What the `scripted` provider answers in one turn.
 
     Attributes:
+        stop: why it stops there; by default as the turn looks: to have tools called, or because all is said.
         classify: the arguments of `classify`, if the run is classified before this turn.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"classify"})
+    optional: ClassVar[frozenset[str]] = frozenset({"stop", "classify"})
 
     text: str = ""
     tool_calls: tuple[ScriptCall, ...] = ()
     usage: TokenUsage | None = None
+    stop: StopReason | None = None
     classify: dict[str, JsonValue] | None = None
 
 
@@ -317,6 +321,39 @@ class PauseState(Lean):
     until: int = 0
 
 
+class ProviderFailure(Frozen):
+    """Why `call_model` gave up: the second detail of its failure, after the number of calls that may have been billed.
+
+    Attributes:
+        code: as in `activities.providers.base.ProviderError`.
+        waits: whether the run is to wait and ask again, because the failure isn't the run's own.
+        after_s: how long the provider wants to be left alone, in seconds; at most five minutes.
+    """
+
+    provider: str
+    code: str
+    message: str
+    waits: bool
+    after_s: int = 0
+
+
+class ProviderWait(Frozen):
+    """A run that can't reach its model waits, and asks again. Times are Unix seconds.
+
+    Attributes:
+        code, message: what the last try came to.
+        tries: how often it was asked in vain since `since`.
+        next_try: when it asks again; 0 when somebody has said `resume`.
+    """
+
+    provider: str
+    code: str
+    message: str
+    since: int
+    next_try: int
+    tries: int
+
+
 class Capped(Frozen):
     """A cap across runs left no room.
 
@@ -343,6 +380,8 @@ _ADDED = (
     "over_ceiling",
     "withheld",
     "moves_up",
+    "model_protocol",
+    "answer",
 )
 
 
@@ -361,6 +400,9 @@ class Capsule(Frozen):
         over_ceiling: what the agent's outcomes cost, when that was so much that this run keeps to the cheaper model.
         withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
         moves_up: when its route moves up, next to what policy asks for.
+        model_protocol: what the workflow makes of a model's answer. 1: it looks at why the model stopped, waits for a provider
+            that can't be reached, and offers the same tools in every turn; 0 in a run from before that.
+        answer: `text` when the agent's plain text is its final answer; otherwise the model must call `final_answer`.
     """
 
     run_id: str
@@ -392,6 +434,8 @@ class Capsule(Frozen):
     over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()
     moves_up: MovesUp | None = Field(default=None, exclude_if=lambda rules: rules is None)
+    model_protocol: int = 0
+    answer: Literal["", "text"] = ""
 
     @cached_property
     def digest(self) -> str:
@@ -449,13 +493,15 @@ class Window(Lean):
         note: the message that sums up what comes before `until`; None when only tool results are left out there.
         made_at: how many messages there were when it was made. What vendors gave with answers before that is bound to a
             conversation that they aren't shown any more, so it isn't sent back.
+        emptied: results of tools before this message are left out too, because the model found the conversation too long.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"made_at"})
+    optional: ClassVar[frozenset[str]] = frozenset({"made_at", "emptied"})
 
     until: int
     note: int | None = None
     made_at: int = 0
+    emptied: int = 0
 
 
 class CallModel(Lean):
@@ -469,10 +515,11 @@ class CallModel(Lean):
         summarise: instead of taking a turn, the model sums up what it is shown before this message.
         paging: whether the run has a result that the model may read on in.
         room: how often this answer was cut off already; each time doubles the limit of output tokens.
+        tries: how often the run has asked for this answer in vain, in earlier activities.
         classify: instead of taking a turn, the model says what the run is about.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"room", "classify"})
+    optional: ClassVar[frozenset[str]] = frozenset({"room", "tries", "classify"})
 
     cursor: int
     transcript: str
@@ -484,6 +531,7 @@ class CallModel(Lean):
     paging: bool = False
     room: int = 0
     classify: bool = False
+    tries: int = 0
 
 
 class ModelTurn(Lean):
@@ -800,6 +848,8 @@ class RunSummary(Frozen):
         withheld: tools of the agent that the run wasn't offered.
         moves: when it moved up to a stronger tier, and why.
         classification: what the cheapest tier said it is about.
+        waiting: set while the run waits for a provider.
+        retries: how often a model call had to be repeated; `last_retry` says why the last time, as in `openai: overloaded`.
     """
 
     run_id: str
@@ -833,3 +883,6 @@ class RunSummary(Frozen):
     withheld: tuple[Withheld, ...] = ()
     moves: tuple[Move, ...] = ()
     classification: Classification | None = None
+    waiting: ProviderWait | None = None
+    retries: int = 0
+    last_retry: str = ""

@@ -6,11 +6,14 @@ from pydantic import Field, ValidationError
 
 from policies.models import Frozen
 from policies.rising import MovesUp, WhyMoved
-from workflows.messages import CLASSIFY, AssistantMessage, Capsule, Classification, Move
+from workflows.messages import CLASSIFY, Capsule, Classification, ModelTurn, Move
 from workflows.state import RunState
 from workflows.turn import Call
 
 __all__ = ["after_judging", "before_turn", "classification_due", "classified", "decided_again"]
+
+
+_WHOLE = ("", "end", "tool_calls")
 
 
 class _Given(Frozen):
@@ -28,10 +31,11 @@ def classification_due(state: RunState, capsule: Capsule) -> bool:
     return state.step >= rules.classify_after and _next(state, capsule) is not None
 
 
-def classified(state: RunState, capsule: Capsule, said: AssistantMessage) -> Classification:
-    """What the model said the run is about. What can't be read is no label, and confidence 0."""
+def classified(state: RunState, capsule: Capsule, answer: ModelTurn | None) -> Classification:
+    """What the model said the run is about. What isn't whole, or can't be read, is no label, and confidence 0."""
     rules = capsule.moves_up or MovesUp()
-    given = next((call for call in said.tool_calls if call.name == CLASSIFY), None)
+    calls = answer.message.tool_calls if answer and answer.stop in _WHOLE else ()
+    given = next((call for call in calls if call.name == CLASSIFY), None)
     try:
         found = _Given.model_validate_json(given.arguments if given else "")
     except ValidationError:

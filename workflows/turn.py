@@ -16,6 +16,7 @@ from tools.catalog import Catalog
 from tools.results import READ_MORE
 from tools.spec import Arguments, ToolSpec
 from workflows.action import action_of, facts_of
+from workflows.answer import answer_error
 from workflows.messages import (
     FINAL_ANSWER,
     AssistantMessage,
@@ -108,15 +109,22 @@ class Turn:
         return autonomy.lowest(pinned, self.state.stepped_down or "live")
 
     @staticmethod
-    def requests(message: AssistantMessage) -> list[tuple[int, ToolRequest]]:
-        """The calls that count: all but a `final_answer` that stands alone."""
-        alone = len(message.tool_calls) == 1
-        return [(i, r) for i, r in enumerate(message.tool_calls) if not (alone and r.name == FINAL_ANSWER)]
+    def requests(message: AssistantMessage, *, strict: bool) -> list[tuple[int, ToolRequest]]:
+        """The calls that count: all but a `final_answer` that stands alone.
+
+        Args:
+            strict: whether one that can't be read counts too, so that the model is told what is wrong with it.
+        """
+        if len(message.tool_calls) == 1 and message.tool_calls[0].name == FINAL_ANSWER:
+            return [(0, message.tool_calls[0])] if strict and answer_error(message.tool_calls[0].arguments) else []
+        return list(enumerate(message.tool_calls))
 
     def propose(self, index: int, request: ToolRequest) -> Call:
         """The call, if the agent may use the tool and its arguments parse."""
         call = Call(index=index, slot=self.state.length + 1 + index, request=request)
         try:
+            if index == 0 and request.name == FINAL_ANSWER and (wrong := answer_error(request.arguments)):
+                raise ToolRefusal("validation_failed", wrong)
             spec = self._granted(request.name)
             bound = Bound(spec, spec.parse(request.arguments))
             if spec.name == READ_MORE and bound.resource.id not in self.state.refs:

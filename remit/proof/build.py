@@ -243,7 +243,8 @@ class _Run:
 
     def _model(self, arg: CallModel, turn: ModelTurn, event: int) -> None:
         decides = arg.summarise is None and not arg.classify
-        requests = Turn.requests(turn.message) if decides else []
+        strict = bool(self._state and self._state.capsule and self._state.capsule.model_protocol)
+        requests = Turn.requests(turn.message, strict=strict) if decides else []
         if decides:
             self._drop(arg.step)  # the turn before, if it was the cheap model's
         self._add(
@@ -262,6 +263,8 @@ class _Run:
                 request_digest=turn.request_digest,
                 latency_ms=turn.latency_ms,
                 calls=len(requests),
+                stop=turn.stop,
+                retried=turn.retried,
                 event=event,
             )
         )

@@ -104,6 +104,8 @@ class ModelLine(_Line):
         moved: why the run had moved up to this tier just before.
         request_digest: of the exact request, which the capsule lets anybody build again.
         calls: how many tool calls it asked for.
+        stop: why the model stopped. The calls of an answer that was cut off were never made.
+        retried: why earlier tries of this call gave no answer.
         event: the event in the history that asked for it.
     """
 
@@ -121,6 +123,8 @@ class ModelLine(_Line):
     request_digest: str
     latency_ms: int
     calls: int = 0
+    stop: str = ""
+    retried: tuple[str, ...] = ()
     event: int = 0
 
 

@@ -10,6 +10,7 @@ from activities.providers import scripted
 from activities.providers.base import ModelRequest, ToolOffer
 from policies.canonical import sha256
 from policies.models import Effect
+from policies.routing import ModelChoice
 from remit.connection import CONVERTER
 from remit.history import Watch, watched
 from remit.proof.reading import activities, asked_for
@@ -30,8 +31,8 @@ class Asked:
         self.call = call
         self.messages = messages
 
-    def request(self, capsule: Capsule, model: str, tools: Tools) -> ModelRequest:
-        return request_of(self.call, capsule, model, tools, self.messages)
+    def request(self, capsule: Capsule, choice: ModelChoice, tools: Tools) -> ModelRequest:
+        return request_of(self.call, capsule, choice, tools, self.messages)
 
 
 class _Transcripts(Watch):

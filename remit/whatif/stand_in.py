@@ -103,12 +103,19 @@ class StandIn:
         if answer := self._answered(call):
             return answer
         self.asked.append(call.step)
-        return await self.model.call_model(call)
+        try:
+            return await self.model.call_model(call)
+        except ApplicationError as e:
+            if not e.non_retryable:
+                raise
+            # Somebody looks on: a fork doesn't wait for a provider, as a run would.
+            raise ApplicationError(e.message, *e.details[:1], type=e.type, non_retryable=True) from None
 
     def _answered(self, call: CallModel) -> ModelTurn | None:
         """The recorded answer to `call`: before the fork's step in any case, after it only to the very same question."""
         for given, answer in self.recording.turns:
-            if _purpose(given) != _purpose(call):
+            slot, wanted = [(c.step, c.tier, c.summarise is None, c.room, c.classify) for c in (given, call)]
+            if slot != wanted:
                 continue
             same = self.same_model and (given.transcript, given.window) == (call.transcript, call.window)
             if call.step < self.since or same:
@@ -201,8 +208,3 @@ class StandIn:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
-
-
-def _purpose(call: CallModel) -> tuple[int, int, bool, bool]:
-    """What tells the model calls of a run apart."""
-    return call.step, call.tier, call.summarise is None, call.classify

@@ -16,7 +16,17 @@ from policies.value import OverCeiling
 from tests.builders import capsule
 from tools.builtin import CATALOG
 from workflows import rising
-from workflows.messages import AssistantMessage, Capsule, Classification, Move, StartInput, ToolRequest
+from workflows.messages import (
+    AssistantMessage,
+    Capsule,
+    Classification,
+    ModelTurn,
+    Move,
+    StartInput,
+    StopReason,
+    TokenUsage,
+    ToolRequest,
+)
 from workflows.records import Tally
 from workflows.state import RunState
 from workflows.turn import Call, Turn
@@ -45,11 +55,25 @@ def proposed(of: Capsule, cents: int, verdict: Verdict | None = None, tool: str 
     return Call(index=0, slot=2, request=call.request, bound=call.bound, verdict=verdict)
 
 
-def called(arguments: str, name: str = "classify") -> AssistantMessage:
-    return AssistantMessage(tool_calls=(ToolRequest(id="c", name=name, arguments=arguments),))
+def answered(message: AssistantMessage, stop: StopReason = "tool_calls") -> ModelTurn:
+    return ModelTurn(
+        message=message,
+        usage=TokenUsage(),
+        provider="openai",
+        model="small",
+        cost_micro_usd=1,
+        price_digest="",
+        request_digest="",
+        latency_ms=1,
+        stop=stop,
+    )
 
 
-def said(**arguments: object) -> AssistantMessage:
+def called(arguments: str, name: str = "classify", stop: StopReason = "tool_calls") -> ModelTurn:
+    return answered(AssistantMessage(tool_calls=(ToolRequest(id="c", name=name, arguments=arguments),)), stop)
+
+
+def said(**arguments: object) -> ModelTurn:
     return called(json.dumps(arguments))
 
 
@@ -164,27 +188,28 @@ def test_a_hard_class_moves_a_run_up_however_sure_the_model_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "message",
+    "answer",
     [
-        AssistantMessage(text="It is a refund, I am sure."),
+        None,
+        answered(AssistantMessage(text="It is a refund, I am sure.")),
+        called('{"labels": ["refund"], "confidence": 1}', stop="length"),
+        called('{"labels": ["refund"], "confidence": 1}', stop="refusal"),
         said(labels=["refund"]),
         said(labels=["refund"], confidence=1.5),
         said(labels=["refund"], confidence="very"),
         said(labels="refund", confidence=1),
         said(labels=["a class that nobody named"], confidence=1),
         said(labels=[], confidence=1),
-        AssistantMessage(tool_calls=(ToolRequest(id="c", name="classify", arguments='{"labels": ["refund"], "confid'),)),
-        AssistantMessage(tool_calls=(ToolRequest(id="c", name="classify", arguments='{"labels": [], "confidence": NaN}'),)),
-        AssistantMessage(
-            tool_calls=(ToolRequest(id="c", name="final_answer", arguments='{"confidence": 1, "labels": ["refund"]}'),)
-        ),
+        called('{"labels": ["refund"], "confid'),
+        called('{"labels": ["refund"], "confidence": NaN}'),
+        called('{"labels": ["refund"], "confidence": 1}', "final_answer"),
     ],
 )
-def test_a_classification_that_cannot_be_read_counts_as_unsure(message: AssistantMessage) -> None:
-    """Nothing, text, half of it, a number out of range, or a class that the owner didn't name: confidence 0."""
+def test_a_classification_that_cannot_be_read_counts_as_unsure(answer: ModelTurn | None) -> None:
+    """Nothing, text, half of it, a refusal, a number out of range, or a class that the owner didn't name: confidence 0."""
     of = pinned(classes=CLASSES, confidence=0.1)
     state = run(of, step=1)
-    state.classification = rising.classified(state, of, message)
+    state.classification = rising.classified(state, of, answer)
     assert state.classification == Classification(step=1)
     assert state.rise(rising.before_turn(state, of))
 

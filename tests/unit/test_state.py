@@ -25,6 +25,7 @@ from workflows.messages import (
     Minted,
     Move,
     PauseState,
+    ProviderWait,
     ScriptTurn,
     Segment,
     StartInput,
@@ -138,6 +139,10 @@ def whole() -> RunState:
         stepped_down="draft",
         moves=[Move(tier=2, step=1, why="policy", words="policy refunds")],
         classification=Classification(labels=("refund",), confidence=0.5),
+        waiting=ProviderWait(provider="openai", code="timeout", message="None.", since=NOW, next_try=NOW + 15, tries=1),
+        reminded=True,
+        retries=1,
+        last_retry="openai: timeout",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -193,6 +198,8 @@ def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
         "stage",
         "over_ceiling",
         "withheld",
+        "model_protocol",
+        "answer",
     )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}

@@ -39,7 +39,9 @@ def test_the_short_form_names_a_model_for_each_vendor() -> None:
     """The limit comes from the model's card, the effort is the vendor's own."""
     short = tier('openai = "gpt-6-luna"\nanthropic = "claude-haiku-5-5"\ngoogle = "gemini-3.8-flash"')
     assert short.problem == ""
-    assert short.choice("openai") == ModelChoice(provider="openai", model="gpt-6-luna", max_output_tokens=16_000)
+    assert short.choice("openai") == ModelChoice(
+        provider="openai", model="gpt-6-luna", max_output_tokens=16_000, output_ceiling=128_000
+    )
     assert [short.choice(v).model for v in VENDORS] == ["gpt-6-luna", "claude-haiku-5-5", "gemini-3.8-flash"]
     assert tier('openai = "gpt-6-luna"').choice("google").model == ""
 

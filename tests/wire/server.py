@@ -52,10 +52,10 @@ class CannedServer:
         self._status = 200
         self._headers: dict[str, str] = {}
         self._body = b""
-        self._first: list[object] = []
+        self._first: list[Mapping[str, object] | tuple[int, object]] = []
 
-    def begin(self, *bodies: object) -> None:
-        """Give these answers to the first requests, one each, as 200; then what `answer` said."""
+    def begin(self, *bodies: Mapping[str, object] | tuple[int, object]) -> None:
+        """Give these answers to the first requests, one each, as 200 unless it is a pair of status and answer."""
         self._first = [*bodies]
 
     def answer(self, body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
@@ -98,7 +98,9 @@ class CannedServer:
             else:
                 status, given, body = self._status, self._headers, self._body
                 if self._first:
-                    status, given, body = 200, JSON, json.dumps(self._first.pop(0)).encode()
+                    first = self._first.pop(0)
+                    status, said = first if isinstance(first, tuple) else (200, first)
+                    given, body = JSON, json.dumps(said).encode()
                 fields = {**given, "content-length": str(len(body))}
                 lines = [f"HTTP/1.1 {status} Canned", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
                 writer.write("\r\n".join(lines).encode() + body)
