@@ -74,6 +74,7 @@ def _gates(settings: Settings) -> dict[str, Gate]:
     return {
         "openai": Gate("openai", concurrency=settings.openai_concurrency, per_minute=settings.openai_rpm),
         "anthropic": Gate("anthropic", concurrency=settings.anthropic_concurrency, per_minute=settings.anthropic_rpm),
+        "google": Gate("google", concurrency=settings.google_concurrency, per_minute=settings.google_rpm),
     }
 
 

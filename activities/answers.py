@@ -14,6 +14,7 @@ MOST_TOKENS = 2**40
 LARGEST_STATE = 400_000
 """What a vendor may give beside one answer, in bytes of JSON."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -35,7 +36,7 @@ def presentable(message: AssistantMessage, before: Sequence[Message], prefix: st
         while call_id in taken:
             call_id += "x"
         taken.add(call_id)
-        calls.append(ToolRequest(id=call_id, name=_text(call.name), arguments=_text(call.arguments)))
+        calls.append(ToolRequest(id=call_id, name=_text(call.name), arguments=_json(call.arguments)))
     return AssistantMessage(text=_text(message.text), tool_calls=tuple(calls), state=_bounded(message.state))
 
 
@@ -58,6 +59,18 @@ def sane(completion: Completion, request: ModelRequest) -> Completion:
         simulated=used.simulated,
     )
     return completion.model_copy(update={"usage": bounded})
+
+
+def _json(text: str) -> str:
+    """JSON text that a model wrote, in which half of a pair may also stand as an escape."""
+    if _ESCAPED.search(text):
+        try:
+            written = json.dumps(json.loads(text), ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return _text(text)
+        if _SURROGATE.search(written):
+            return _text(written)
+    return _text(text)
 
 
 def _text(text: str) -> str:

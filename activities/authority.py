@@ -276,7 +276,7 @@ class AuthorityActivities:
         config = self._models
         if not config.provider and not all(tier.provider for tier in agent.route):
             raise MissingKey(
-                "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, "
+                "No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY` for the worker, "
                 "or give the run a `--script`."
             )
         models = self._overridden(agent, agent.models(config.provider, config.unknown_output_tokens))
@@ -316,5 +316,5 @@ class AuthorityActivities:
         elif choice.provider not in (*self._models.reached, self._models.provider, *self._models.fallbacks):
             raise MissingKey(
                 f"A tier of agent `{agent.name}` is at `{choice.provider}`, and this worker has no key for it; set "
-                f"`{choice.provider.upper()}_API_KEY`."
+                f"`{'GEMINI' if choice.provider == 'google' else choice.provider.upper()}_API_KEY`."
             )

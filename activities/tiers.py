@@ -91,8 +91,6 @@ class Tier(_Wishes):
             return "has a `provider` and no `model`"
         if self.base_url and not _is_url(self.base_url):
             return "has a `base_url` that can't be used; give http or https, a host and a path, and no password"
-        if self.base_url and self.provider == "google":
-            return "has a `base_url`, and no other server speaks `google`'s API; leave it out"
         if self.key_variable and not self.base_url:
             return "has a `key_variable` and no `base_url`; the keys of vendors are the worker's settings"
         if self.key_variable and not _KEY_VARIABLE.fullmatch(self.key_variable):

@@ -90,6 +90,10 @@ def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
         from activities.providers import anthropic  # the SDK is large
 
         return [anthropic.body_of(request)]
+    if provider == "google":
+        from activities.providers import google_body
+
+        return [google_body.body_of(request)]
     from activities.providers import openai
 
     return [openai.body_of(request, limit) for limit in ("max_completion_tokens", "max_tokens")]

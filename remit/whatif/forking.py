@@ -221,6 +221,6 @@ def route_of(model: str, was: Route, settings: Settings) -> Route:
     recorded = was.models[0].provider
     provider = provider or (recorded if recorded != "scripted" else settings.model_provider)
     if not provider:
-        raise InvalidInput("No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY`.")
+        raise InvalidInput("No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY`.")
     choice = pinned(ModelChoice(provider=provider, model=name, price=settings.declared_price), settings.max_output_tokens)
     return Route(models=tuple(choice for _ in was.models))

@@ -59,6 +59,21 @@ def test_half_of_a_surrogate_pair_becomes_a_character() -> None:
     assert (found.text, found.tool_calls[0].name, found.tool_calls[0].arguments) == ("Done \ufffd.", "\ufffd", '"\ufffd"')
 
 
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ('{"a": "\\ud83d"}', '{"a": "\ufffd"}'),
+        ('{"a": "\\ud83d\\ude00"}', '{"a": "\\ud83d\\ude00"}'),
+        ('{"a": "\\\\ud83d"}', '{"a": "\\\\ud83d"}'),
+        ('{"a": "\\ud83d"', '{"a": "\\ud83d"'),
+    ],
+)
+def test_half_of_a_pair_may_be_written_as_an_escape(written: str, kept: str) -> None:
+    """Arguments are JSON text: an escape is found there, and a whole pair or an escaped backslash is left as it is."""
+    message = AssistantMessage(tool_calls=(ToolRequest(id="c", name="t", arguments=written),))
+    assert presentable(message, [], "r1").tool_calls[0].arguments == kept
+
+
 @pytest.mark.parametrize("item", ["x" * LARGEST_STATE, "\ud83d", "é" * (LARGEST_STATE // 2)])
 def test_what_history_cannot_hold_of_a_vendors_state_is_dropped(item: str) -> None:
     """It is worth a better answer, and not a run."""

@@ -456,7 +456,7 @@ def test_no_agent_holds_a_scope_that_it_doesnt_use(name: str) -> None:
     assert set(agent.scopes) == {s.scope for s in BUILT_IN.specs(agent)}
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "google"])
 def test_each_route_has_a_cheap_and_a_strong_model(provider: str) -> None:
     """Each agent that ships has two models at each provider."""
     for name in BUILT_IN.names():
