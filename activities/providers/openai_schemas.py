@@ -1,7 +1,7 @@
 """A tool's JSON Schema as OpenAI's strict mode takes it, and arguments as they were before it asked for nulls. Pure.
 
-Strict mode makes the model write every field, so an optional one may be null. The full schema stays ours, for validation and for
-digests. Source: OpenAI's guide "Structured model outputs", section "Supported schemas".
+Strict mode makes the model write every field, so an optional one may be null. The full schema stays ours, for validation and
+for digests. Source: OpenAI's guide "Structured model outputs", section "Supported schemas".
 """
 
 import json
@@ -162,11 +162,11 @@ class _Reducer:
 
     def _literals(self, given: Schema) -> Schema:
         literals = {name: given[name] for name in ("enum", "const") if name in given}
-        listed = [*(literals.get("enum") or []), literals.get("const")] if isinstance(literals.get("enum", []), list) else [{}]
-        if any(isinstance(value, dict | list) for value in listed):
+        values = [*_list(literals.get("enum")), literals.get("const")]
+        if any(isinstance(value, dict | list) for value in values):
             raise _Unsupported
-        self._values += len(listed) - 1
-        self._letters += sum(len(value) for value in listed if isinstance(value, str))
+        self._values += len(values) - 1
+        self._letters += sum(len(value) for value in values if isinstance(value, str))
         return literals
 
     def _object(self, given: Schema, kept: Schema, depth: int) -> None:
@@ -223,7 +223,7 @@ def _cleaned(value: JsonValue, schema: JsonValue, root: Schema) -> JsonValue:
         raise ValueError("no JSON number")
     shapes = _shapes(schema, root)
     if isinstance(value, list):
-        items = next((shape["items"] for shape in shapes if "items" in shape), {})
+        items: JsonValue = next((shape["items"] for shape in shapes if "items" in shape), None)
         return [_cleaned(item, items, root) for item in value]
     if not isinstance(value, dict):
         return value
@@ -232,7 +232,7 @@ def _cleaned(value: JsonValue, schema: JsonValue, root: Schema) -> JsonValue:
         return value  # which of several objects it is, only validation can say
     fields, required = cast("Schema", objects[0]["properties"]), objects[0].get("required", [])
     return {
-        name: _cleaned(field, fields.get(name, {}), root)
+        name: _cleaned(field, fields.get(name), root)
         for name, field in value.items()
         if not (
             field is None

@@ -1,4 +1,4 @@
-"""Reads an answer of OpenAI's Responses API: what was said, what it cost and why it stopped. Lenient, and without OpenAI's SDK."""
+"""Reads an answer of OpenAI's Responses API: what was said, what it cost and why it stopped. Lenient, and without its SDK."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,11 +107,11 @@ def _items(output: list[object], request: ModelRequest, *, strict: bool) -> _Rea
                 call_id = text_of(item.get("call_id")) or text_of(item.get("id"))
                 said.calls.append(ToolRequest(id=call_id, name=name, arguments=arguments))
                 said.kept.append({"call": text_of(item.get("id"))})
-            case "reasoning" if item.get("encrypted_content"):
-                # `status` may come as null, which the API doesn't take back. Without its encrypted content the item says
-                # nothing to a server that stored nothing.
-                fields = {name: field for name, field in item.items() if field is not None and name != "status"}
-                said.kept.append({"reasoning": cast("JsonValue", {"summary": [], **fields})})
+            case "reasoning" if item.get("encrypted_content") and item.get("id"):
+                # Without both, it says nothing to a server that stored nothing. The API takes no `content` back, and no null.
+                fields = {name: item[name] for name in ("id", "encrypted_content")}
+                summary = listed(item.get("summary"))
+                said.kept.append({"reasoning": cast("JsonValue", {"type": "reasoning", **fields, "summary": summary})})
             case _:
                 pass
     return said

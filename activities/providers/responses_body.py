@@ -17,13 +17,14 @@ from workflows.messages import AssistantMessage, Message, ProviderState, ToolMes
 
 __all__ = ["FEATURES", "GO_ON", "NAME", "Feature", "body_of", "dialect_of", "features_of"]
 
-Feature = Literal["include", "key", "marks", "strict"]
+Feature = Literal["include", "key", "marks", "reasoning", "strict"]
 
 NAME = "openai"
 FORM = "responses"
-FEATURES: tuple[Feature, ...] = ("include", "key", "marks", "strict")
+FEATURES: tuple[Feature, ...] = ("include", "key", "marks", "reasoning", "strict")
 """What a server may not take: `include` (its reasoning comes back encrypted), `key` (`prompt_cache_key`), `marks` (an explicit
-cache mark after the system prompt), `strict` (tools whose arguments are held to their schema)."""
+cache mark after the system prompt), `reasoning` (that of earlier answers), `strict` (tools whose arguments are held to their
+schema)."""
 GO_ON = "Go on where you stopped."
 """Said where an answer would come last."""
 
@@ -62,10 +63,10 @@ def body_of(request: ModelRequest, dialect: str) -> bytes:
     if request.cache_key and "key" in features:
         head["prompt_cache_key"] = request.cache_key
     head["max_output_tokens"] = max(request.max_output_tokens, _FEWEST_TOKENS)
-    return b'%b,"input":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(_input(request, marked=marked)))
+    return b'%b,"input":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(_input(request, features, marked=marked)))
 
 
-def _input(request: ModelRequest, *, marked: bool) -> Iterator[bytes]:
+def _input(request: ModelRequest, features: frozenset[Feature], *, marked: bool) -> Iterator[bytes]:
     if marked:
         # The API looks only at marks for a prefix that it knows, and sets one of its own at the end: without this one, no
         # run would find what another has written. `instructions` can't be marked.
@@ -73,7 +74,8 @@ def _input(request: ModelRequest, *, marked: bool) -> Iterator[bytes]:
         yield json.dumps({"role": "developer", "content": [text]}).encode()
     spoken = False
     for message in request.messages:
-        if items := (_own if _is_own(message, request.model) else _plain)(message):
+        own = "reasoning" in features and _is_own(message, request.model)
+        if items := (_own if own else _plain)(message):
             yield items
             spoken = isinstance(message, AssistantMessage)
     if spoken:
@@ -155,5 +157,5 @@ def _given(message: AssistantMessage, state: ProviderState | None) -> list[dict[
 
 
 def _said(item: dict[str, JsonValue], text: str) -> dict[str, object]:
-    content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    content: dict[str, object] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "role": "assistant", "status": "completed", **item, "content": [content]}
