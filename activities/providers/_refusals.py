@@ -10,7 +10,7 @@ from typing import cast
 
 from activities.providers.base import ProviderError
 
-__all__ = ["LONGEST_WAIT_SECONDS", "is_refused_field", "parameter", "refused", "words"]
+__all__ = ["LONGEST_WAIT_SECONDS", "codes", "is_refused_field", "parameter", "refused", "words"]
 
 LONGEST_WAIT_SECONDS = 300.0
 """The longest wish of a server that is granted; some ask for days, and some for centuries."""
@@ -137,6 +137,11 @@ def parameter(body: object) -> str:
         if isinstance(value, str) and _FIELD.fullmatch(value):
             return value
     return ""
+
+
+def codes(body: object) -> frozenset[str]:
+    """The vendor's identifiers of the error."""
+    return frozenset(_identifiers(body))
 
 
 def is_refused_field(status: int, body: object, name: str) -> bool:

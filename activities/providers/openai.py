@@ -1,101 +1,122 @@
-"""Chat Completions of OpenAI, and of any server that speaks the same, behind the port in `base.py`."""
+"""OpenAI's models, and those of servers that speak as OpenAI does, behind the port in `base.py`."""
 
 import asyncio
 
 import httpx2
 import openai
 
-from activities.providers import _http, chat_answer
+from activities.providers import _http, openai_forms
+from activities.providers._lenient import parsed
 from activities.providers.base import Completion, ModelRequest, ProviderError
-from activities.providers.chat_body import Dialect, body_of, dialect_of, limit_field, other_dialect
+from activities.providers.chat_body import limit_field
+from activities.providers.openai_doors import Api, Door, DoorName, direct, opened
+from activities.providers.openai_forms import body_of
+from activities.providers.responses_body import FEATURES
 
 __all__ = ["OpenAIProvider", "body_of", "limit_field"]
 
-_KEY = "OPENAI_API_KEY"
-_VENDOR = "https://api.openai.com/v1"
+_FORMS = len(FEATURES) + 1
+"""How many forms of a request are tried, at most."""
 
 
 class OpenAIProvider:
-    """Reaches models over `POST {base_url}/chat/completions`. Close it with `aclose`.
+    """Reaches models over `POST {base_url}/responses` or `…/chat/completions`. Close it with `aclose`.
 
     Args:
+        api_key: of OpenAI, or of the server at `base_url`; not used with `door`.
         base_url: another server's, up to and including its `/v1`. None is OpenAI itself, whatever the environment says.
+        door: the way to a cloud, set up by its SDK's own environment variables; or one that is set up already.
+        api: by default Responses at OpenAI's own hosts and at the clouds, Chat Completions elsewhere.
 
     Raises:
-        MissingKey: `api_key` can't be sent.
+        MissingKey: `api_key` can't be sent, or a variable or package of `door` is missing.
         InvalidInput: `base_url` isn't the URL of a server.
     """
 
     name = "openai"
 
-    def __init__(self, api_key: str, base_url: str | None = None) -> None:
-        base_url = _http.checked_url(base_url, "OPENAI_BASE_URL") if base_url else _VENDOR
-        self._dialect = dialect_of(base_url)
-        self._secret = _http.checked_key(api_key, _KEY)
-        self._client = openai.AsyncOpenAI(
-            api_key=self._secret,
-            base_url=base_url,
-            max_retries=0,
-            http_client=openai.DefaultAioHttpClient(),
-        )
+    def __init__(
+        self,
+        api_key: str = "",
+        base_url: str | None = None,
+        door: Door | DoorName | None = None,
+        api: Api | None = None,
+    ) -> None:
+        if isinstance(door, Door):
+            self._door = door
+        else:
+            self._door = opened(door, api) if door else direct(api_key, base_url, api)
+        self._learned: dict[str, str] = {}  # by model, the form that its server took
 
     async def complete(self, request: ModelRequest) -> Completion:
-        dialect = self._dialect
+        dialect = self._learned.get(request.model, self._door.dialect)
         try:
-            return await self._ask(request, dialect)
-        except _OtherName as refusal:
-            dialect = other_dialect(dialect)
-            try:
-                completion = await self._ask(request, dialect)
-            except _OtherName:
-                raise refusal.error from None
-        self._dialect = dialect
+            # The SDK's timeout is per read, so a server that dribbles could hold the call forever; and over aiohttp a broken
+            # connection looks like one.
+            async with asyncio.timeout(request.timeout_s):
+                completion = await self._answer(request, dialect)
+        except TimeoutError:
+            raise _http.timed_out(request.timeout_s) from None
+        if completion.dialect != dialect:
+            self._learned[request.model] = openai_forms.lasting(completion.dialect)
         return completion
 
     async def aclose(self) -> None:
-        await self._client.close()
+        await self._door.aclose()
 
-    async def _ask(self, request: ModelRequest, dialect: Dialect) -> Completion:
-        """The answer to the request in this form.
+    async def _answer(self, request: ModelRequest, dialect: str) -> Completion:
+        """The answer to the request, in the first form that the server takes."""
+        first: ProviderError | None = None
+        for _ in range(_FORMS):
+            body = body_of(request, dialect)
+            try:
+                raw = await self._post(body, dialect)
+            except _Refused as refusal:
+                first = first or refusal.error
+                other = openai_forms.other_form(dialect, refusal.status, refusal.body)
+                if not other:
+                    raise refusal.error from None
+                dialect = other
+            else:
+                key, secret = self._door.key, self._door.secret
+                return openai_forms.read(raw, body, request, dialect=dialect, key=key, secret=secret)
+        assert first
+        raise first
+
+    async def _post(self, body: bytes, dialect: str) -> bytes:
+        """The body of the answer.
 
         Raises:
-            _OtherName: the server wants the limit of output tokens under its other name.
+            _Refused: the server answered with another status than 2xx.
         """
-        body = body_of(request, dialect)
-        raw = await self._post(body, request.timeout_s, dialect)
-        return chat_answer.read(raw, body, request, dialect=dialect, key=_KEY, secret=self._secret)
-
-    async def _post(self, body: bytes, timeout_s: float, dialect: Dialect) -> bytes:
         # `from None` throughout: the SDK's errors hold the request, and Temporal writes causes into history.
         try:
-            # The SDK's timeout is per read, so a server that dribbles could hold the call for ever; and over aiohttp a broken
-            # connection looks like one.
-            async with asyncio.timeout(timeout_s):
-                response = await self._client.post(
-                    "/chat/completions",
-                    content=body,
-                    cast_to=httpx2.Response,  # the SDK doesn't check what it parses, so we read the bytes ourselves
-                    # A followed redirect would take the transcript to a host that nobody configured.
-                    options={"headers": _http.JSON_HEADERS, "timeout": None, "follow_redirects": False},
-                )
-                return response.content
-        except TimeoutError:
-            raise _http.timed_out(timeout_s) from None
+            response = await self._door.client.post(
+                openai_forms.path_of(dialect),
+                content=body,
+                cast_to=httpx2.Response,  # the SDK doesn't check what it parses, so we read the bytes ourselves
+                # A followed redirect would take the transcript to a host that nobody configured.
+                options={"headers": _http.JSON_HEADERS, "timeout": None, "follow_redirects": False},
+            )
         except openai.APIConnectionError:
             raise _http.unreachable() from None
         except openai.APIStatusError as error:
-            status, found = error.status_code, chat_answer.parsed(error.response.content)
-            refusal = _http.refused(status, error.response.headers, found, key=_KEY, secret=self._secret)
-            if _http.is_refused_field(status, found, dialect.rpartition(" ")[2]):
-                raise _OtherName(refusal) from None
-            raise refusal from None
+            status, found = error.status_code, parsed(error.response.content)
+            refusal = _http.refused(status, error.response.headers, found, key=self._door.key, secret=self._door.secret)
+            raise _Refused(refusal, status, found) from None
         except (openai.APIError, ValueError):
             raise _http.bad_response() from None
+        except openai.OpenAIError:  # the credentials of a cloud; its words may name accounts
+            text = f"There are no credentials for the call; check `{self._door.key}`."
+            raise ProviderError("auth", text, retryable=False) from None
+        return response.content
 
 
-class _OtherName(Exception):
-    """The limit of output tokens was refused under the name that it was sent as."""
+class _Refused(Exception):
+    """The server refused the call; perhaps it takes it in another form."""
 
-    def __init__(self, error: ProviderError) -> None:
+    def __init__(self, error: ProviderError, status: int, body: object) -> None:
         super().__init__()
         self.error = error
+        self.status = status
+        self.body = body

@@ -94,6 +94,7 @@ def _bodies(request: ModelRequest, provider: str, dialect: str) -> list[bytes]:
         from activities.providers import google_body
 
         return [google_body.body_of(request)]
-    from activities.providers import chat_body
+    from activities.providers import openai_forms
 
-    return [chat_body.body_of(request, form) for form in ([dialect] if dialect else ("max_completion_tokens", "max_tokens"))]
+    forms = [dialect] if dialect else ["max_completion_tokens", "max_tokens"]
+    return [openai_forms.body_of(request, form) for form in forms]
