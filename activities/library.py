@@ -13,6 +13,7 @@ from policies.bundle import Bundle, compile_policy, explain
 from policies.caps import Caps
 from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
 from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
+from policies.privacy import PrivacyRules
 from policies.routing import ModelChoice
 from policies.value import Value
 from tools.catalog import Catalog
@@ -49,6 +50,7 @@ class AgentFile(Frozen):
     Attributes:
         priority: 1 goes before everything else that waits for a worker, 5 after it; without one, 3.
         weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
+        privacy: the table `[privacy]`; without one, models see everything.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,99}$")
@@ -69,6 +71,7 @@ class AgentFile(Frozen):
     weight: int | None = Field(default=None, ge=1, le=1000)
     limits: dict[str, int | str] = Field(default_factory=dict)
     value: Value = Field(default_factory=Value)
+    privacy: PrivacyRules | None = None
     prompt: str
 
     @property

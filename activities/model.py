@@ -12,6 +12,7 @@ from activities import prices
 from activities.gates import DOWN_AFTER, Busy, Gate
 from activities.heartbeat import beating
 from activities.meter import Meter, billed, capped
+from activities.privacy.desk import PrivacyDesk, Veil, veil_of
 from activities.providers.base import Completion, ModelProvider, ModelRequest, ProviderError, ToolOffer
 from activities.runs import Runs
 from activities.telling import tell, tell_agent, tell_model
@@ -106,14 +107,17 @@ class ModelActivities:
         catalog: Catalog,
         gates: Mapping[str, Gate],
         meter: Meter,
+        privacy: PrivacyDesk | None = None,
     ) -> None:
+        """`privacy`: None where no run with `[privacy]` may ask a model, as in a fork."""
         self._meter = meter
+        self._privacy = privacy
         self._runs = runs
         self._providers = providers
         self._catalog = catalog
         self._gates = {name: gates.get(name) or Gate(name) for name in providers}
 
-    async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice) -> ModelRequest:
+    async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice, veil: Veil) -> ModelRequest:
         scripted = choice.provider == "scripted"
         messages, script = await self._runs.transcript(
             call.capsule, call.cursor, call.transcript, scripted=scripted, window=call.window
@@ -122,7 +126,9 @@ class ModelActivities:
         tools: list[tuple[Effect, ToolOffer]] = [
             (s.effect, ToolOffer(name=s.name, description=s.description, parameters=s.schema)) for s in specs
         ]
-        return request_of(call, capsule, choice.model, tools, messages, script)
+        messages = await veil.hide(messages)
+        request = request_of(call, capsule, choice.model, tools, messages, script)
+        return request.model_copy(update={"system": veil.hide_prompt(request.system)})
 
     @activity.defn(name="call_model")
     async def call_model(self, call: CallModel) -> ModelTurn:
@@ -135,11 +141,13 @@ class ModelActivities:
             choices = capsule.route.choices(call.tier)
             tell_agent(capsule.agent)
             tell_model(choices[0])
-            request = await self._request(call, capsule, choices[0])
+            veil = await veil_of(self._privacy, capsule)
+            request = await self._request(call, capsule, choices[0], veil)
             started = time.monotonic()
             try:
                 choice, completion, why = await self._answer(choices, request, capsule, end, lost)
                 tell({"gen_ai.response.model": completion.model})
+                answer = await veil.restore(completion.message)
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
             except Busy as e:
                 after = timedelta(seconds=e.after_s)
@@ -154,10 +162,10 @@ class ModelActivities:
                 raise capped(e) from None
             except RemitError as e:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        message = completion.message if call.summarise is None else summary_note(completion.message.text)
+        message = answer if call.summarise is None else summary_note(answer.text)
         self._runs.wrote(call.capsule, call.cursor, message.model_dump_json())
         return ModelTurn(
-            message=completion.message,
+            message=answer,
             usage=completion.usage,
             provider=choice.provider,
             model=choice.model,

@@ -27,6 +27,7 @@ from policies.models import (
     Usage,
     UsageLimits,
 )
+from policies.privacy import PrivacyRules
 from policies.rollout import Arm
 from policies.routing import Route
 from policies.value import OverCeiling
@@ -329,6 +330,7 @@ _ADDED = (
     "stage",
     "over_ceiling",
     "withheld",
+    "privacy",
 )
 
 
@@ -346,6 +348,7 @@ class Capsule(Frozen):
         arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
         over_ceiling: what the agent's outcomes cost, when that was so much that this run keeps to the cheaper model.
         withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
+        privacy: what is hidden from models; None when nothing is.
     """
 
     run_id: str
@@ -376,6 +379,7 @@ class Capsule(Frozen):
     stage: int = 0
     over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()
+    privacy: PrivacyRules | None = None
 
     @cached_property
     def digest(self) -> str:
