@@ -13,7 +13,17 @@ from pydantic import Field
 
 from policies.models import Frozen
 
-__all__ = ["FIELDS", "FOUND", "PLACEHOLDER", "Found", "KnownField", "PrivacyRules", "first_placeholder", "name_in"]
+__all__ = [
+    "FIELDS",
+    "FOUND",
+    "PLACEHOLDER",
+    "PLACEHOLDER_NAME",
+    "Found",
+    "KnownField",
+    "PrivacyRules",
+    "first_placeholder",
+    "name_in",
+]
 
 Found = Literal["card", "iban", "email", "phone", "ssn", "ip"]
 """Kinds of personal data that are recognized by their form."""
@@ -26,11 +36,12 @@ FIELDS: tuple[KnownField, ...] = get_args(KnownField)
 
 # `_url`: the value stood in a URL and goes back exactly as it was there. `_part`: a page of a long text ended within the value.
 _OF_RECORD = "|".join(sorted(FIELDS, key=len, reverse=True))
-_NAME = (
+PLACEHOLDER_NAME = (
     rf"(?:(?:{'|'.join(FOUND)})(?:_url)?_[0-9]{{1,6}}"
     rf"|[a-z][a-z0-9]{{0,30}}_[0-9]{{1,6}}\.(?:{_OF_RECORD})(?:_url|_part)?(?:_[0-9]{{1,6}})?)"
 )
-PLACEHOLDER = re.compile(rf"(?P<open><|&lt;|%3C)\s{{0,3}}(?P<name>{_NAME})\s{{0,3}}(?:>|&gt;|%3E)", re.IGNORECASE)
+"""A regular expression for the name in a placeholder, in small letters."""
+PLACEHOLDER = re.compile(rf"(?P<open><|&lt;|%3C)\s{{0,3}}(?P<name>{PLACEHOLDER_NAME})\s{{0,3}}(?:>|&gt;|%3E)", re.IGNORECASE)
 """A placeholder as models write it: also in capitals, with spaces inside, or escaped for HTML or for a URL."""
 
 MAX_DEPTH = 20

@@ -30,20 +30,24 @@ def is_json(text: str) -> bool:
     return True
 
 
-def map_json(text: str, string: Callable[[str, bool], str], number: Callable[[str], str]) -> str:
+def map_json(text: str, string: Callable[[str, str | None], str], number: Callable[[str], str]) -> str:
     """JSON text with its strings and numbers mapped.
 
     Args:
-        string: given what a string says, and whether it is the name of a field; gives what it is to say, or JSON if it
-            begins with NUL.
+        string: given what a string says, and the name of the last field before it, or None if it is a field's name itself;
+            gives what it is to say, or JSON if that begins with NUL.
         number: given a number as it is written; gives JSON.
     """
+    field = ""
 
     def mapped(match: re.Match[str]) -> str:
+        nonlocal field
         if match["number"] is not None:
             return number(match["number"])
         was: str = json.loads(match["string"], strict=False)
-        now = string(was, match["key"] is not None)
+        if match["key"] is not None:
+            field = was
+        now = string(was, None if match["key"] is not None else field)
         if now == was:
             return match.group()
         written = now[1:] if now.startswith("\0") else json.dumps(now, ensure_ascii=match["string"].isascii())

@@ -168,8 +168,8 @@ def _pattern(fact: Fact) -> str:
     if fact.kind == "postal_code":
         return _LEFT + r"[ -]?".join(map(re.escape, folded.split())) + _RIGHT if len(folded) >= 4 else ""
     spelt = [_spelt(word) for word in re.split(r"[\s_.,'()-]+", value) if word]
-    if any(ord(c) > 0x2E80 for c in folded):
-        return r"\s?".join(spelt)
+    if any(ord(c) > 0x2E80 for c in folded):  # written with spaces or without
+        return r"[\s.,'-]?".join(re.escape(c) for c in folded if c.isalnum())
     if fact.kind == "name" and len(spelt) > 2:
         inner = f"(?:{_GAP}{_GAP.join(spelt[1:-1])})?"  # middle names are left out often
         return f"{_LEFT}{spelt[0]}{inner}{_GAP}{spelt[-1]}{_RIGHT}"

@@ -23,7 +23,7 @@ __all__ = ["Recognized", "Recognizers", "installed"]
 CACHED_TEXTS = 4096
 CACHED_LENGTH = 20_000
 """Longer texts are looked at again each time; they are few."""
-SURE = 0.4
+SURE = 0.4 - 1e-9
 CONTEXT_ADDS = 0.35
 """What a word such as `phone` shortly before adds to Presidio's score; both figures are Presidio's own."""
 CONTEXT_LENGTH = 40
@@ -43,10 +43,11 @@ _NO_PHONE = re.compile(
 )
 _SSN_WORDS = re.compile(r"(?i)(?<![a-z])(?:ssn|ssns|social|security|itin|taxpayer|tin)(?![a-z])")
 _VERSION = re.compile(
-    r"(?i)(?:(?<![a-z])v|version|release|firmware|build|chrome|safari|driver|revision|rev|fw|update|kernel|agent)[\s:=/]*$"
+    r"(?i)(?:(?<![a-z])v|version|release|firmware|build|chrome|safari|driver|revision|rev|fw|update|kernel|agent)[\s:=/\"]*$"
 )
 _DIGIT_RUN = re.compile(r"(?<![0-9A-Za-z_.,-])[+(]?[0-9](?:[0-9]|[ ().\-/\u00a0]{1,3}(?=[0-9(])){5,22}(?![0-9A-Za-z_])")
 _DATE = re.compile(r"(?:19|20)[0-9]{2}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:19|20)[0-9]{2}")
+_QUAD = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _FILE_TYPES = "png jpg jpeg gif svg webp css js ts html json xml yaml yml toml md txt log zip gz tar pdf csv"
 _FILES = frozenset(_FILE_TYPES.split())
 
@@ -79,6 +80,7 @@ class Recognizers:
         from presidio_analyzer.predefined_recognizers import IpRecognizer, PhoneRecognizer, UsSsnRecognizer
 
         self._phone = PhoneRecognizer(supported_regions=rules.regions)
+        self._abroad = PhoneRecognizer(supported_regions=("US",), leniency=0)  # its country code says which one it is
         self._ssn = UsSsnRecognizer()
         self._ip = IpRecognizer()
         every: dict[Found, Find] = {
@@ -97,9 +99,21 @@ class Recognizers:
         """Those of `rules`, made once. Raises as the constructor."""
         return _made(rules.find, rules.regions)
 
-    def find(self, text: str) -> tuple[Recognized, ...]:
-        """What is in `text`, which is folded; of two that overlap, the longer one."""
-        return self._cached(text) if len(text) <= CACHED_LENGTH else self._find(text)
+    def find(self, text: str, field: str = "") -> tuple[Recognized, ...]:
+        """What is in `text`, which is folded; of two that overlap, the longer one.
+
+        Args:
+            field: the name of the JSON field that holds the text. It says as much as a word before.
+        """
+        if len(text) > CACHED_LENGTH:
+            return self._find(text)
+        if not field or not any(c.isdigit() for c in text):
+            return self._cached(text)
+        before = f"{field.replace('_', ' ')}: "
+        found = self._cached(before + text)
+        return tuple(
+            Recognized(one.start - len(before), one.end - len(before), one.kind) for one in found if one.start >= len(before)
+        )
 
     def _find(self, text: str) -> tuple[Recognized, ...]:
         found: list[Recognized] = []
@@ -115,11 +129,14 @@ class Recognizers:
     def _phones(self, text: str) -> Iterator[tuple[int, int]]:
         for run in _DIGIT_RUN.finditer(text):
             digits = [c for c in run.group() if c.isdigit()]
-            if not 7 <= len(digits) <= 15 or _DATE.search(run.group()):
+            if not 7 <= len(digits) <= 15 or _DATE.search(run.group()) or _QUAD.match(run.group()):
+                continue
+            if not run.group().startswith("+") and _NO_PHONE.search(text[max(0, run.start() - CONTEXT_LENGTH) : run.start()]):
                 continue
             # The matcher takes milliseconds for a text: it is given the digits, with what stands around them.
             since = max(0, run.start() - WINDOW)
-            for start, end, score in _presidio(self._phone, text[since : run.end() + WINDOW]):
+            phone = self._abroad if run.group().startswith("+") else self._phone
+            for start, end, score in _presidio(phone, text[since : run.end() + WINDOW]):
                 if score >= SURE and _is_phone(text, since + start, since + end):
                     yield since + start, since + end
 
@@ -175,9 +192,9 @@ def _emails(text: str) -> Iterator[tuple[int, int]]:
 def _is_host(found: str) -> bool:
     """Whether it is the address of one host that is somewhere; a scope of C++ and a time aren't."""
     try:
-        address = ipaddress.ip_address(found.partition("/")[0].partition("%")[0])
+        address = ipaddress.ip_address(found.partition("%")[0])
     except ValueError:
-        return False
+        return False  # a network, such as 10.0.0.0/8, is nobody's
     if address.version == 6 and len(re.findall(r"[0-9a-fA-F]+", found)) < 3:
         return False
     return not (address.is_loopback or address.is_unspecified or address.is_multicast or found.startswith("255."))

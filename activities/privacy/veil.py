@@ -18,7 +18,7 @@ from policies.privacy import PLACEHOLDER, name_in
 from workflows.messages import AssistantMessage, Message, ToolMessage, ToolRequest, UserMessage
 from workflows.window import NOTE
 
-__all__ = ["Hider", "Replacement", "replacements"]
+__all__ = ["Hider", "Replacement", "found_by", "replacements"]
 
 _DIGITS = re.compile(r"[0-9]+")
 _BETWEEN = re.compile(r"[ ().\-/+]{1,3}")
@@ -50,16 +50,19 @@ class _Hit:
     how: How = ""
 
 
-def replacements(text: str, names: Names, recognizers: Recognizers | None, *, certain: bool = False) -> list[Replacement]:
+def replacements(
+    text: str, names: Names, recognizers: Recognizers | None, *, field: str = "", certain: bool = False
+) -> list[Replacement]:
     """What in `text` becomes a placeholder, in order; nothing overlaps.
 
     Args:
         names: is given what is found for the first time.
         recognizers: None to look only for what has a name already.
+        field: the name of the JSON field that holds the text.
         certain: without words that may be something else than a name.
     """
     folded = fold(text)
-    hits = sorted(_hits(folded, names, recognizers, certain=certain), key=lambda h: (h.start - h.end, h.rank, h.start))
+    hits = sorted(_hits(folded, names, recognizers, field, certain=certain), key=lambda h: (h.start - h.end, h.rank, h.start))
     taken: list[_Hit] = []
     for hit in hits:
         if all(hit.end <= other.start or hit.start >= other.end for other in taken):
@@ -72,7 +75,12 @@ def replacements(text: str, names: Names, recognizers: Recognizers | None, *, ce
     return found
 
 
-def _hits(text: Folded, names: Names, recognizers: Recognizers | None, *, certain: bool) -> Iterator[_Hit]:
+def found_by(names: Names) -> Callable[[str, bool], list[Replacement]]:
+    """Finds what has a name already, without recognizing anything; the second argument asks for what is certain only."""
+    return lambda text, certain: replacements(text, names, None, certain=certain)
+
+
+def _hits(text: Folded, names: Names, recognizers: Recognizers | None, field: str, *, certain: bool) -> Iterator[_Hit]:
     finder = KnownFinder.of(names.facts)
     for start, end, fact in finder.find(text, certain=certain):
         yield _Hit(start, end, 0, lambda s, h, f=fact: names.of_fact(f, s, h), _how(text, start))
@@ -84,7 +92,7 @@ def _hits(text: Folded, names: Names, recognizers: Recognizers | None, *, certai
         for start, end, name in names.spelt_out(text.lower):
             yield _Hit(start, end, 2, lambda _s, _h, n=name: n)
         return
-    for one in recognizers.find(text.text):
+    for one in recognizers.find(text.text, field):
         yield _Hit(one.start, one.end, 2, lambda s, h, k=one.kind: names.of_found(k, s, h))
 
 
@@ -143,20 +151,23 @@ class Hider:
                 same = text == message.text and calls == message.tool_calls
                 return message if same else message.model_copy(update={"text": text, "tool_calls": calls})
 
-    def text(self, text: str, depth: int = 0) -> str:
+    def text(self, text: str, field: str = "", depth: int = 0) -> str:
         """`text` with placeholders; JSON is looked at as such, and inside of its strings, too."""
         if depth < MAX_DEPTH and looks_like_json(text):
             if is_json(text):
-                return map_json(text, lambda s, key: self._plain(s) if key else self.text(s, depth + 1), self._number)
-            return map_loosely(text, lambda s: self.text(s, depth + 1), self._plain)
-        return self._plain(text)
+                return map_json(
+                    text, lambda s, name: self.plain(s) if name is None else self.text(s, name, depth + 1), self._number
+                )
+            return map_loosely(text, lambda s: self.text(s, field, depth + 1), self.plain)
+        return self.plain(text, field)
 
     def certain(self, text: str) -> str:
         """A text of the agent's own: only what is beyond doubt is hidden in it."""
         return _put(text, replacements(text, self.names, None, certain=True), str)
 
-    def _plain(self, text: str) -> str:
-        return _put(text, replacements(text, self.names, self._recognizers), _harmless)
+    def plain(self, text: str, field: str = "") -> str:
+        """`text` with placeholders; it isn't JSON, or is the string in the field of that name."""
+        return _put(text, replacements(text, self.names, self._recognizers, field=field), _harmless)
 
     def _number(self, number: str) -> str:
         """A number in JSON: that of a card, or one that is known. Only whole ones, for amounts are numbers too."""
@@ -208,12 +219,12 @@ class Hider:
         if depth >= MAX_DEPTH or not is_json(text):
             return self.restored(text)
 
-        def string(said: str, key: bool) -> str:
+        def string(said: str, field: str | None) -> str:
             alone = PLACEHOLDER.fullmatch(said.strip())
             entry = self.names.get(name_in(alone)) if alone else None
-            if entry and entry.how == "number" and not key:
-                return f"\0{entry.value}"
-            return self.restored(said) if key else self._arguments(said, depth + 1)
+            if field is None:
+                return self.restored(said)
+            return f"\0{entry.value}" if entry and entry.how == "number" else self._arguments(said, depth + 1)
 
         return map_json(text, string, lambda number: number)
 
