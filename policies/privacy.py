@@ -70,11 +70,15 @@ def first_placeholder(arguments: str) -> str:
     """The first placeholder in the JSON text of a tool call's arguments, in names too; empty when there is none."""
     if "_" not in arguments:
         return ""
+    return next((match.group() for text in texts_in(arguments) if (match := PLACEHOLDER.search(text))), "")
+
+
+def texts_in(text: str) -> Iterator[str]:
+    """The strings in JSON text, names of fields included; of other text, all of it."""
     try:
-        texts = _texts(json.loads(arguments), 0)
+        yield from _texts(json.loads(text), 0)
     except (ValueError, RecursionError):
-        texts = iter([arguments])
-    return next((match.group() for text in texts if (match := PLACEHOLDER.search(text))), "")
+        yield text
 
 
 def _texts(value: object, depth: int) -> Iterator[str]:

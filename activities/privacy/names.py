@@ -1,5 +1,6 @@
 """Which placeholder stands for which value in one run. No text is searched here, and nothing is stored."""
 
+import html
 import ipaddress
 import re
 from collections import Counter
@@ -7,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from typing import ClassVar, Literal
+from urllib.parse import quote
 
 from pydantic import Field
 
 from activities.privacy.folding import folded_case
 from activities.privacy.known import Fact
 from policies.models import Frozen, Lean
-from policies.privacy import FIELDS, Found, KnownField
+from policies.privacy import FIELDS, PLACEHOLDER, Found, KnownField, name_in, texts_in
 
 __all__ = ["Entry", "How", "Names", "Written", "digits_of"]
 
@@ -81,6 +83,7 @@ class Names:
         self._count: Counter[str] = Counter()
         self._numbers: dict[str, str] = {}
         self._endings: dict[str, str] = {}
+        self._echoes: dict[str, list[tuple[int, int, str]]] | None = None
         self._listed: tuple[int, re.Pattern[str] | None, dict[str, Entry]] = 0, None, {}
         for entry in written.entries:
             self._take(entry)
@@ -98,7 +101,9 @@ class Names:
 
     def copy(self) -> "Names":
         """Names to try something out with."""
-        return Names(self.written)
+        found = Names(self.written)
+        found._echoes = self._echoes
+        return found
 
     def get(self, name: str) -> Entry | None:
         """What the placeholder called `name` stands for."""
@@ -110,6 +115,43 @@ class Names:
         self.said[digest] = text
         while len(self.said) > MAX_SAID:
             del self.said[next(iter(self.said))]
+        if self._echoes is not None:
+            self._learn(text, self._echoes)
+
+    def value(self, match: re.Match[str]) -> str | None:
+        """What a match of `PLACEHOLDER` stands for, escaped as the placeholder is; None for one that stands for nothing."""
+        entry = self._entries.get(name_in(match))
+        if entry is None:
+            return None
+        if match["open"] == "&lt;":
+            return html.escape(entry.value)
+        if match["open"].lower() == "%3c" and entry.how != "url":
+            return quote(entry.value, safe="")
+        return entry.value
+
+    def echoes(self, text: str) -> list[tuple[int, int, str]]:
+        """Where a text that the model wrote itself has values that it wrote placeholders for, and their names.
+
+        It finds those that nothing else would, such as a first name that is a common word.
+        """
+        if self._echoes is None:
+            self._echoes = {}
+            for said in self.said.values():
+                self._learn(said, self._echoes)
+        return self._echoes.get(text, [])
+
+    def _learn(self, said: str, echoes: dict[str, list[tuple[int, int, str]]]) -> None:
+        for part in texts_in(said):
+            out, spans, at, size = list[str](), list[tuple[int, int, str]](), 0, 0
+            for match in PLACEHOLDER.finditer(part):
+                value = self.value(match)
+                if value is not None:
+                    out += [part[at : match.start()], value]
+                    size += match.start() - at + len(value)
+                    spans.append((size - len(value), size, name_in(match)))
+                    at = match.end()
+            if spans:
+                echoes["".join((*out, part[at:]))] = spans
 
     def of_fact(self, fact: Fact, surface: str, how: How = "") -> str:
         """The placeholder of a fact that stands in a text as `surface`."""

@@ -1,11 +1,9 @@
 """Puts placeholders into what a model is shown, and the values back into what it answers. No I/O."""
 
-import html
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from activities.privacy.folding import Folded, fold
 from activities.privacy.jsontext import MAX_DEPTH, is_json, looks_like_json, map_json, map_loosely
@@ -61,6 +59,7 @@ def replacements(
         field: the name of the JSON field that holds the text.
         certain: without words that may be something else than a name.
     """
+    echoes = [Replacement(*echo) for echo in names.echoes(text)]
     folded = fold(text)
     hits = sorted(_hits(folded, names, recognizers, field, certain=certain), key=lambda h: (h.start - h.end, h.rank, h.start))
     taken: list[_Hit] = []
@@ -71,8 +70,9 @@ def replacements(
     for hit in sorted(taken, key=lambda h: h.start):
         start, end = folded.original(hit.start, hit.end)
         how = hit.how or ("url" if _ESCAPED.search(text[start:end]) else "")
-        found.append(Replacement(start, end, hit.name(text[start:end], how)))
-    return found
+        if all(end <= echo.start or start >= echo.end for echo in echoes):
+            found.append(Replacement(start, end, hit.name(text[start:end], how)))
+    return sorted((*found, *echoes), key=lambda r: r.start)
 
 
 def found_by(names: Names) -> Callable[[str, bool], list[Replacement]]:
@@ -203,14 +203,8 @@ class Hider:
         """A text with values for the placeholders in it. Once only: a value that looks like a placeholder stays."""
 
         def value(match: re.Match[str]) -> str:
-            entry = self.names.get(name_in(match))
-            if entry is None:
-                return match.group()
-            if match["open"] == "&lt;":
-                return html.escape(entry.value)
-            if match["open"].lower() == "%3c":
-                return entry.value if entry.how == "url" else quote(entry.value, safe="")
-            return entry.value
+            found = self.names.value(match)
+            return match.group() if found is None else found
 
         return PLACEHOLDER.sub(value, text)
 
