@@ -170,6 +170,12 @@ def _pattern(fact: Fact) -> str:
     spelt = [_spelt(word) for word in re.split(r"[\s_.,'()-]+", value) if word]
     if any(ord(c) > 0x2E80 for c in folded):  # written with spaces or without
         return r"[\s.,'-]?".join(re.escape(c) for c in folded if c.isalnum())
+    if fact.kind in (
+        "first_name",
+        "middle_name",
+        "last_name",
+    ):  # not in an id such as `cus_maren`, which must come back as it is
+        return f"(?<!_){_LEFT}{_GAP.join(spelt)}(?![a-z0-9_])"
     if fact.kind == "name" and len(spelt) > 2:
         inner = f"(?:{_GAP}{_GAP.join(spelt[1:-1])})?"  # middle names are left out often
         return f"{_LEFT}{spelt[0]}{inner}{_GAP}{spelt[-1]}{_RIGHT}"
