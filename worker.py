@@ -49,6 +49,7 @@ from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.proof.keeping import Preparer, begin
 from remit.providers import providers as _providers
+from remit.providers import servers
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from remit.trace_keys import TraceKeys
@@ -74,6 +75,7 @@ def _gates(settings: Settings) -> dict[str, Gate]:
     return {
         "openai": Gate("openai", concurrency=settings.openai_concurrency, per_minute=settings.openai_rpm),
         "anthropic": Gate("anthropic", concurrency=settings.anthropic_concurrency, per_minute=settings.anthropic_rpm),
+        "google": Gate("google", concurrency=settings.google_concurrency, per_minute=settings.google_rpm),
     }
 
 
@@ -166,9 +168,11 @@ def _build(
     models = ModelConfig(
         provider=settings.model_provider,
         fallbacks=settings.model_fallbacks,
+        reached=settings.model_providers,
         model=settings.model,
         strong_model=settings.model_strong,
         price=settings.declared_price,
+        unknown_output_tokens=settings.max_output_tokens,
     )
     capabilities = Capabilities(
         ledger,
@@ -205,7 +209,8 @@ def _build(
     )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results, meter)
-    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings), meter, privacy)
+    gates = _gates(settings)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, gates, meter, servers(closing), privacy)
     records = RecordActivities(ledger, runs, storage)
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(

@@ -10,7 +10,7 @@ from aiolimiter import AsyncLimiter
 
 from activities.providers.base import ProviderError
 
-__all__ = ["DOWN_AFTER", "Busy", "Gate"]
+__all__ = ["DOWN_AFTER", "LONGEST_PAUSE_SECONDS", "Busy", "Gate"]
 
 PATIENCE_SECONDS = 40.0
 """How long a call waits for its turn. With the provider's own timeout it must stay below `call_model`'s."""

@@ -41,7 +41,18 @@ __all__ = ["CapsOf", "Meter", "billed", "capped", "pause_of"]
 CapsOf = Callable[[str, Bundle | None], Sequence[ScopedCaps]]
 BYTES_A_TOKEN = 3
 """For an estimate: English takes four, JSON and Chinese about three."""
-NOT_BILLED = ("rate_limited", "overloaded", "auth", "bad_request", "script_exhausted", PROVIDER_BUSY)
+NOT_BILLED = (
+    "rate_limited",
+    "quota",
+    "overloaded",
+    "auth",
+    "unknown_model",
+    "bad_request",
+    "context_exceeded",
+    "content_filter",
+    "script_exhausted",
+    PROVIDER_BUSY,
+)
 """How a call ends that isn't billed: refused, or never sent. One without an answer may have been: its estimate stands."""
 
 
@@ -94,7 +105,7 @@ class Meter:
             run_id=capsule.run_id,
             agent=capsule.agent.name,
             tokens=estimate.input_tokens + estimate.output_tokens,
-            cost_micro_usd=prices.cost(choice, estimate)[0],
+            cost_micro_usd=prices.at_most(choice, estimate),
         )
         await self._charge(wanted, caps)
         try:

@@ -1,15 +1,18 @@
 """`call_model`: the one activity that talks to a language model."""
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from activities import prices
-from activities.gates import DOWN_AFTER, Busy, Gate
+from activities import answers, prices
+from activities.classifying import request_to_classify
+from activities.gates import DOWN_AFTER, LONGEST_PAUSE_SECONDS, Busy, Gate
 from activities.heartbeat import beating
 from activities.meter import Meter, billed, capped
 from activities.privacy.desk import PrivacyDesk, Veil, veil_of
@@ -17,6 +20,7 @@ from activities.providers.base import Completion, ModelProvider, ModelRequest, P
 from activities.runs import Runs
 from activities.telling import tell, tell_agent, tell_model
 from policies.autonomy import offered
+from policies.canonical import sha256
 from policies.errors import CapReached, MissingKey, RemitError
 from policies.models import AutonomyMode, Effect
 from policies.routing import ModelChoice
@@ -30,6 +34,7 @@ from workflows.messages import (
     FinalAnswer,
     Message,
     ModelTurn,
+    ProviderFailure,
     ScriptTurn,
     UserMessage,
 )
@@ -38,7 +43,20 @@ from workflows.window import summary_note
 __all__ = ["TOLD", "Lost", "ModelActivities", "request_of"]
 
 MARGIN_SECONDS = 5.0
-LONGEST = timedelta(minutes=3)
+LONGEST = timedelta(minutes=15)
+OLD_MAX_OUTPUT_TOKENS = 4096
+"""What routes from before they pinned a limit allow an answer."""
+TOKENS_A_SECOND = 40
+"""How slowly a model may write, for how long its whole answer may take."""
+QUICK_TRIES = 3
+QUICK_SECONDS = 10.0
+"""Within one activity a call is repeated so often, and after pauses so short. What takes longer is waited for by the run, where
+people see it."""
+WAITED_FOR = frozenset(
+    {"connection", "timeout", "overloaded", "rate_limited", "quota", "auth", "unknown_model", PROVIDER_BUSY, MissingKey.code}
+)
+"""Failures that aren't the run's: the vendor is down, or the deployment isn't as it should be."""
+FALL_BACK_AT_ONCE = frozenset({"quota"})
 
 _FINAL_OFFER = ToolOffer(
     name=FINAL_ANSWER,
@@ -71,7 +89,7 @@ come back rejected, with a reason, or changed.
 def request_of(
     call: CallModel,
     capsule: Capsule,
-    model: str,
+    choice: ModelChoice,
     tools: Sequence[tuple[Effect, ToolOffer]],
     messages: Sequence[Message],
     script: tuple[ScriptTurn, ...] | None = None,
@@ -79,22 +97,51 @@ def request_of(
     """What the model is sent.
 
     Args:
+        choice: the model that is asked.
         tools: those of the run. None that writes is offered to an agent in `read_only` mode.
         messages: of the transcript, as its window shows them.
     """
+    model = choice.sent_as or choice.model
+    most = (choice.max_output_tokens or OLD_MAX_OUTPUT_TOKENS) << call.room
+    if choice.output_ceiling:
+        most = min(most, choice.output_ceiling)
+    if call.classify:
+        asked = request_to_classify(call, capsule, model, messages, script)
+        more = {"max_output_tokens": most, "effort": choice.effort, "timeout_s": max(120.0, most / TOKENS_A_SECOND)}
+        return asked.model_copy(update=more)
     if call.summarise is None:
         shown = [o for effect, o in tools if offered(capsule.agent.mode, effect) and (call.paging or o.name != READ_MORE)]
+        system, offers = capsule.prompt + TOLD[capsule.agent.mode], (*shown, _FINAL_OFFER)
         return ModelRequest(
             model=model,
-            system=capsule.prompt + TOLD[capsule.agent.mode],
-            tools=(*shown, _FINAL_OFFER),
+            system=system,
+            tools=offers,
             messages=messages,
             turn=call.step,
+            max_output_tokens=most,
+            effort=choice.effort,
+            cache_key=_cache_key(model, system, offers) if capsule.model_protocol else "",
+            timeout_s=max(120.0, most / TOKENS_A_SECOND),
             script=script,
         )
     kept = call.cursor - call.summarise  # what stays as it is: the end of what is shown
     record = "\n".join(m.model_dump_json() for m in messages[: len(messages) - kept])
-    return ModelRequest(model=model, system=SUMMARISE, tools=(), messages=(UserMessage(text=record),), turn=None)
+    return ModelRequest(
+        model=model,
+        system=SUMMARISE,
+        tools=(),
+        messages=(UserMessage(text=record),),
+        turn=None,
+        max_output_tokens=most,
+        effort=choice.effort,
+        timeout_s=max(120.0, most / TOKENS_A_SECOND),
+    )
+
+
+def _cache_key(model: str, system: str, tools: Sequence[ToolOffer]) -> str:
+    """Names what all runs of an agent begin their requests with."""
+    offered = [(offer.name, offer.description, offer.parameters) for offer in tools]
+    return sha256(json.dumps([model, system, offered], sort_keys=True).encode()).removeprefix("sha256:")[:32]
 
 
 class ModelActivities:
@@ -107,15 +154,31 @@ class ModelActivities:
         catalog: Catalog,
         gates: Mapping[str, Gate],
         meter: Meter,
+        open_server: Callable[[ModelChoice], ModelProvider] | None = None,
         privacy: PrivacyDesk | None = None,
     ) -> None:
-        """`privacy`: None where no run with `[privacy]` may ask a model, as in a fork."""
+        """`providers` and `gates` are by endpoint. `open_server` reaches a server that only a tier names, at its first call.
+
+        `privacy`: None where no run with `[privacy]` may ask a model, as in a fork.
+        """
         self._meter = meter
         self._privacy = privacy
         self._runs = runs
-        self._providers = providers
+        self._providers = dict(providers)
         self._catalog = catalog
-        self._gates = {name: gates.get(name) or Gate(name) for name in providers}
+        self._gates = dict(gates)
+        self._open_server = open_server
+
+    def _reached(self, choice: ModelChoice) -> bool:
+        """Whether this worker reaches `choice`; from then on there are a provider and a gate for its endpoint.
+
+        Raises:
+            MissingKey: its server's key isn't set here.
+        """
+        if choice.base_url and choice.endpoint not in self._providers and self._open_server:
+            self._providers[choice.endpoint] = self._open_server(choice)
+        self._gates.setdefault(choice.endpoint, Gate(choice.endpoint))
+        return choice.endpoint in self._providers
 
     async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice, veil: Veil) -> ModelRequest:
         scripted = choice.provider == "scripted"
@@ -126,8 +189,7 @@ class ModelActivities:
         tools: list[tuple[Effect, ToolOffer]] = [
             (s.effect, ToolOffer(name=s.name, description=s.description, parameters=s.schema)) for s in specs
         ]
-        messages = await veil.hide(messages)
-        request = request_of(call, capsule, choice.model, tools, messages, script)
+        request = request_of(call, capsule, choice, tools, await veil.hide(messages), script)
         return request.model_copy(update={"system": veil.hide_prompt(request.system)})
 
     @activity.defn(name="call_model")
@@ -142,30 +204,31 @@ class ModelActivities:
             tell_agent(capsule.agent)
             tell_model(choices[0])
             veil = await veil_of(self._privacy, capsule)
-            request = await self._request(call, capsule, choices[0], veil)
+            asked = _Asked(call, capsule, {c.endpoint: await self._request(call, capsule, c, veil) for c in choices})
             started = time.monotonic()
             try:
-                choice, completion, why = await self._answer(choices, request, capsule, end, lost)
+                choice, completion, why = await self._answer(choices, asked, end, lost)
                 tell({"gen_ai.response.model": completion.model})
-                answer = await veil.restore(completion.message)
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
+                saved = prices.saved(choice, completion.usage)
             except Busy as e:
-                after = timedelta(seconds=e.after_s)
-                raise ApplicationError(e.message, lost.told(), type=PROVIDER_BUSY, next_retry_delay=after) from None
+                error = ProviderError(PROVIDER_BUSY, e.message, retryable=True, retry_after_s=e.after_s)
+                raise self._failure(choices[0], error, lost) from None
             except ProviderError as e:
-                delay = timedelta(seconds=e.retry_after_s) if e.retry_after_s is not None else None
-                final = not e.retryable
-                raise ApplicationError(
-                    e.message, lost.told(), type=e.code, non_retryable=final, next_retry_delay=delay
-                ) from None
+                raise self._failure(choices[0], e, lost) from None
+            except MissingKey as e:
+                raise self._failure(choices[0], ProviderError(e.code, e.message, retryable=False), lost) from None
             except CapReached as e:
                 raise capped(e) from None
             except RemitError as e:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        message = answer if call.summarise is None else summary_note(answer.text)
-        self._runs.wrote(call.capsule, call.cursor, message.model_dump_json())
+        written = answers.presentable(completion.message, asked.messages(choice), f"r{call.cursor}")
+        message = await veil.restore(written)
+        noted = message if call.summarise is None else summary_note(message.text)
+        if not call.classify:  # a classification is no message of the transcript
+            self._runs.wrote(call.capsule, call.cursor, noted.model_dump_json())
         return ModelTurn(
-            message=answer,
+            message=message,
             usage=completion.usage,
             provider=choice.provider,
             model=choice.model,
@@ -175,12 +238,36 @@ class ModelActivities:
             latency_ms=int((time.monotonic() - started) * 1000),
             fallback_from=why,
             lost=lost.calls,
+            retried=tuple(lost.reasons),
             stop=completion.stop,
             dialect=completion.dialect,
+            saved_micro_usd=saved,
+        )
+
+    def _failure(self, choice: ModelChoice, error: ProviderError, lost: "Lost") -> ApplicationError:
+        """How this attempt fails: Temporal repeats it soon, or the run waits where people see it, or it ends."""
+        after = min(error.retry_after_s or 0.0, LONGEST_PAUSE_SECONDS)
+        info = activity.info()
+        waited = error.code in WAITED_FOR
+        worn = info.attempt >= (QUICK_TRIES if waited else 2) or error.code == "timeout" or after > QUICK_SECONDS
+        final = not error.retryable or worn
+        failure = ProviderFailure(
+            provider=choice.provider, code=error.code, message=error.message, waits=waited and final, after_s=int(after)
+        )
+        # One line, for the SDK would log a failure that isn't benign with a traceback.
+        activity.logger.warning("model call failed (%s, try %d): %s", error.code, info.attempt, error.message)
+        return ApplicationError(
+            error.message,
+            lost.told(f"{choice.provider}: {error.code}"),
+            failure,
+            type=error.code,
+            non_retryable=final,
+            next_retry_delay=timedelta(seconds=after) if after and not final else None,
+            category=ApplicationErrorCategory.BENIGN,
         )
 
     async def _answer(
-        self, choices: tuple[ModelChoice, ...], request: ModelRequest, capsule: Capsule, end: float, lost: "Lost"
+        self, choices: tuple[ModelChoice, ...], asked: "_Asked", end: float, lost: "Lost"
     ) -> tuple[ModelChoice, Completion, str]:
         """The answer of the first of `choices` that isn't down, which one it was, and why it wasn't the first.
 
@@ -194,41 +281,63 @@ class ModelActivities:
             ProviderError: the first one's; the message says why the others didn't help.
         """
         first, *rest = choices
-        if first.provider not in self._providers:
-            raise MissingKey(f"This worker has no key for `{first.provider}`.")
-        reached = (first, *(c for c in rest if c.provider in self._providers))
-        order = sorted(reached, key=lambda c: not self._gates[c.provider].usable())
+        if not self._reached(first):
+            raise MissingKey(f"This worker has no key for `{first.endpoint}`.")
+        reached = (first, *(c for c in rest if self._reached(c)))
+        order = sorted(reached, key=lambda c: not self._gates[c.endpoint].usable())
+        tries = asked.call.tries + activity.info().attempt
         why = "" if order[0] == first else f"{first.provider}: down"
         failed: dict[str, ProviderError] = {}
         for choice in order:
-            gate = self._gates[choice.provider]
+            gate = self._gates[choice.endpoint]
+            request = asked.requests[choice.endpoint]
             try:
-                ask = partial(self._ask, choice, request, capsule.agent.name, end)
-                answer = await self._meter.model(capsule, choice, request, ask)
+                ask = partial(self._ask, choice, request, asked.capsule.agent.name, end)
+                answer = await self._meter.model(asked.capsule, choice, request, ask)
                 gate.succeeded()
                 return choice, answer, why
             except Busy as e:
                 if choice == first:
                     raise
-                failed[choice.provider] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
+                failed[choice.endpoint] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
             except ProviderError as e:
-                failed[choice.provider] = e
+                failed[choice.endpoint] = e
                 lost.calls += billed(e)
                 if e.retryable:
                     gate.failed(e)
-                elif choice == first:  # a refused key or request is no outage, and must be seen
-                    raise
-                if choice == first and not (gate.down or activity.info().attempt >= DOWN_AFTER):
+                elif choice == first and e.code not in FALL_BACK_AT_ONCE:
+                    raise  # a refused key or request is no outage, and must be seen
+                elsewhere = gate.down or tries >= DOWN_AFTER or e.code in FALL_BACK_AT_ONCE
+                if choice == first and not elsewhere:
                     raise
                 why = why or f"{choice.provider}: {e.code}"
-            activity.logger.warning("`%s` doesn't answer: %s", choice.provider, failed[choice.provider].message)
+            if choice != order[-1]:
+                activity.logger.warning("`%s` doesn't answer: %s", choice.provider, failed[choice.provider].message)
         raise _together(failed.pop(first.provider), failed)
 
     async def _ask(self, choice: ModelChoice, request: ModelRequest, agent: str, end: float) -> Completion:
-        async with self._gates[choice.provider].turn(agent):
-            return await self._providers[choice.provider].complete(
-                request.model_copy(update={"model": choice.sent_as or choice.model, "timeout_s": _seconds(request, end)})
-            )
+        async with self._gates[choice.endpoint].turn(agent):
+            wanted = request.model_copy(update={"timeout_s": _seconds(request, end)})
+            try:
+                return answers.sane(await self._providers[choice.endpoint].complete(wanted), request)
+            except (ProviderError, Busy, RemitError):
+                raise
+            except Exception as e:  # whatever a vendor's answer broke: it was paid for, and is told as any failure
+                activity.logger.warning("`%s` gave an answer that can't be read: %s", choice.provider, type(e).__name__)
+                text = f"The answer of `{choice.provider}` can't be read ({type(e).__name__}); try again, or use another model."
+                raise ProviderError("bad_response", text, retryable=True) from None
+
+
+class _Asked:
+    """A model call as it goes to each provider that may answer it."""
+
+    def __init__(self, call: CallModel, capsule: Capsule, requests: Mapping[str, ModelRequest]) -> None:
+        self.call = call
+        self.capsule = capsule
+        self.requests = requests
+
+    def messages(self, choice: ModelChoice) -> Sequence[Message]:
+        return self.requests[choice.endpoint].messages
 
 
 class Lost:
@@ -236,17 +345,21 @@ class Lost:
 
     An attempt that fails tells the next one what it knows, as the details of its last heartbeat. One that dies tells nothing,
     and counts as one.
+
+    Attributes:
+        reasons: why earlier attempts failed, as far as they told.
     """
 
     def __init__(self) -> None:
         info = activity.info()
-        self.before: Sequence[int] = info.heartbeat_details
-        calls, attempts = self.before if len(self.before) == 2 else (0, 0)
-        self.calls = calls + info.attempt - 1 - attempts
+        self.before: Sequence[Any] = info.heartbeat_details
+        calls, attempts, reasons = self.before if len(self.before) == 3 else (0, 0, ())
+        self.calls: int = calls + info.attempt - 1 - attempts
+        self.reasons: list[str] = [str(reason)[:100] for reason in reasons]
 
-    def told(self) -> int:
+    def told(self, reason: str) -> int:
         """Tell the next attempt, and, should there be none, the run."""
-        activity.heartbeat(self.calls, activity.info().attempt)
+        activity.heartbeat(self.calls, activity.info().attempt, [*self.reasons, reason])
         return self.calls
 
 

@@ -21,6 +21,8 @@ from workflows.records import ProposalEnd, RunEnd
 
 __all__ = ["RecordActivities"]
 
+LARGEST = 2**63 - 1
+
 
 class RecordActivities:
     def __init__(self, ledger: Ledger, runs: Runs, storage: Storage) -> None:
@@ -78,6 +80,8 @@ class RecordActivities:
 
     def _keep(self, end: RunEnd, namespace: str) -> bool:
         same = end.model_dump(exclude={"subject", "started_at", "closed_at", "tally", "arm"})
+        # A run must be able to end, whatever numbers a vendor gave: no database holds a larger one.
+        same.update({name: min(value, LARGEST) for name, value in same.items() if type(value) is int})
         tally = end.tally.model_dump(exclude={"first_write_at", "waits", "reasons"})
         first = end.tally.first_write_at
         record = RunRecord(

@@ -61,7 +61,7 @@ class Releases:
             tools: digest of each tool of the agent, by name. What a person handed to one run isn't part of a release.
         """
         return Release(
-            agent=digest(agent.model_dump(mode="json", exclude=ASIDE if agent.privacy else {*ASIDE, "privacy"})),
+            agent=digest(agent.model_dump(mode="json", exclude=ASIDE)),
             prompt=digest(agent.prompt),
             policy=bundle.digest,
             corpus=self._corpora.digest(agent.corpus) if agent.corpus else "",

@@ -41,6 +41,7 @@ RunStatus = Literal[
     "admitted",
     "running",
     "waiting_for_approval",
+    "waiting_for_provider",
     "paused",
     "completed",
     "escalated",
@@ -49,7 +50,7 @@ RunStatus = Literal[
     "failed",
     "assigned",
 ]
-"""`assigned`: a rollout gave the case to people, and the agent did nothing."""
+"""`assigned`: a rollout gave the case to people, and the agent did nothing. `waiting_for_provider`: no model can be reached."""
 ApprovalStatus = Literal["pending", "approved", "rejected", "expired", "cancelled", "consumed"]
 Decision = Literal["allow", "deny", "require_approval"]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]

@@ -335,6 +335,23 @@ class Remit:
                 reason = cause.type if isinstance(cause, ApplicationError) and cause.type else "refused"
                 raise ApprovalRefused(reason, getattr(cause, "message", str(cause))) from None
 
+    async def resume(self, workflow_id: str, reason: str, by: str = "") -> bool:
+        """Tell a run to go on that waits for a provider, or that was paused by a signal of its own; no other is told.
+
+        Returns:
+            Whether it waited, and was told.
+
+        Raises:
+            InvalidInput: the run is closed already.
+            Unavailable: no worker answers.
+        """
+        run = await self.status(workflow_id)
+        if not (run.waiting or any(not pause.scope for pause in run.pauses)):
+            return False
+        with _answers(workflow_id):
+            await self.handle(workflow_id).signal("resume", {"reason": reason, "by": by})
+        return True
+
     async def kill(self, workflow_id: str, reason: str, by: str = "") -> KillState:
         """Kill the run and wait for the acknowledgement: from then on, no write of it can start.
 

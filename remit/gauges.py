@@ -13,7 +13,7 @@ from temporalio.common import MetricMeter
 
 from activities.ledger.gauges import Standing, standing
 from activities.ledger.store import Ledger
-from workflows.messages import AGENT_RUN, REMIT_AWAITING_APPROVAL
+from workflows.messages import AGENT_RUN, REMIT_AWAITING_APPROVAL, REMIT_STATUS
 
 __all__ = ["GAUGE_NAMES", "watching"]
 
@@ -32,6 +32,7 @@ GAUGE_NAMES = {
     "remit_traces_unsealed_age_seconds": "For how long the first of them has waited.",
     "remit_runs_open": "Runs that are open, as Temporal's visibility says.",
     "remit_runs_awaiting_approval": "Runs that wait for a person.",
+    "remit_runs_waiting_for_provider": "Runs that wait because no model can be reached.",
     "remit_observed_timestamp_seconds": "When these figures were last read, from the ledger and from Temporal.",
 }
 
@@ -97,6 +98,11 @@ class _Gauges:
 
     async def _count(self) -> None:
         waiting = f"{self._open} AND {REMIT_AWAITING_APPROVAL.name} = true"
-        for name, query in (("remit_runs_open", self._open), ("remit_runs_awaiting_approval", waiting)):
+        unreached = f"{self._open} AND {REMIT_STATUS.name} = 'waiting_for_provider'"
+        for name, query in (
+            ("remit_runs_open", self._open),
+            ("remit_runs_awaiting_approval", waiting),
+            ("remit_runs_waiting_for_provider", unreached),
+        ):
             self._set(name, (await self._client.count_workflows(query, rpc_timeout=PATIENCE)).count)
         self._set("remit_observed_timestamp_seconds", time.time(), source="temporal")

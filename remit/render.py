@@ -38,6 +38,7 @@ STATUS_STYLE = {
     "running": "cyan",
     "admitted": "cyan",
     "waiting_for_approval": "yellow",
+    "waiting_for_provider": "yellow",
     "escalated": "magenta",
     "stopped": "yellow",
     "killed": "red",
@@ -209,8 +210,20 @@ def show(run: RunSummary) -> list[object]:
             f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}{unknown_cost(usage)}",
         ),
     ]
+    if about := run.classification:
+        labels = escape(", ".join(about.labels)) or "no class that was read"
+        facts.append(("About", f"{labels}, with confidence {about.confidence:g}, as the cheapest model says"))
+    facts += [("Moved up", escape(f"to tier {m.tier} at step {m.step}, for {m.why}: {m.words}")) for m in run.moves]
     if run.withheld:
         facts.append(("Not offered", escape("; ".join(f"{w.name}, {w.why}" for w in run.withheld))))
+    if waiting := run.waiting:
+        again = f"asked again {clock(waiting.next_try)}" if waiting.next_try else "asked again now"
+        tries = "1 try" if waiting.tries == 1 else f"{waiting.tries} tries"
+        told = f"since {clock(waiting.since)}, {tries} in vain, {again}"
+        facts.append(("Waits for", f"[yellow]`{escape(waiting.provider)}`[/] {told}: {escape(waiting.message)}"))
+    if run.retries:
+        last = f"last for {escape(run.last_retry)}"
+        facts.append(("Retries", f"{run.retries} model {'call' if run.retries == 1 else 'calls'} repeated, {last}"))
     facts += [
         ("Paused", f"[yellow]since {clock(p.since)}[/], {escape(p.scope or 'this run')}: {escape(p.reason)}")
         for p in run.pauses

@@ -20,12 +20,19 @@ def inputs_of(text: str, where: str = "`--inputs`") -> dict[str, JsonValue]:
     """The inputs in JSON text.
 
     Raises:
-        InvalidInput: it isn't one JSON object.
+        InvalidInput: it isn't one JSON object, or holds half of a character.
     """
     try:
-        return _INPUTS.validate_python(json.loads(text))
+        found = _INPUTS.validate_python(json.loads(text))
     except (ValueError, RecursionError):
         raise InvalidInput(f'{where} must be one JSON object, for example `{{"ticket_id": "T-1001"}}`.') from None
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(
+            f"{where} holds half of a character, such as `\\ud83d` without its other half; correct it."
+        ) from None
+    return found
 
 
 def read_inputs_file(path: Path) -> list[dict[str, JsonValue]]:

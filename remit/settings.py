@@ -38,7 +38,9 @@ class Settings(BaseSettings):
         codec_keys: the file with the keys that encrypt them; by default `codec-keys.json` in `home`.
         codec_audience: for whom tokens must be issued that the codec server takes; by default as `oidc_audience`.
         codec_roles: who may read with such a token, names with commas between them; by default everybody whom the issuer knows.
-        provider: `openai` or `anthropic`; by default the one whose key is set.
+        provider: `openai`, `anthropic` or `google`; by default the one whose key is set.
+        google_door: `vertex` reaches Google's models through Vertex AI, with Google Cloud's own credentials.
+        google_project, google_location: whose and where Vertex AI is.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
         stripe_invoices: whether an account has Stripe invoices, or an invoice stands for a charge.
         oidc_issuer, oidc_client_id, oidc_client_secret: the tenant's OIDC issuer, as its tokens name it, and our client there;
@@ -51,10 +53,12 @@ class Settings(BaseSettings):
         login_hours: how long after a login its key may sign.
         temporal_auth: `oidc` for a Temporal server that wants a token of the client-credentials grant.
         temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
-        fallback: whether a model call may go to the other provider that there is a key for, when the route's first is down.
-        openai_concurrency, anthropic_concurrency: model calls that one worker has in flight there; None is no limit.
+        max_output_tokens: the limit of an answer of models of which nobody says how long their answers may be.
+        fallback: whether a model call may go to another provider that there is a key for, when the route's first is down.
+        openai_concurrency, anthropic_concurrency, google_concurrency: model calls that one worker has in flight there;
+            None is no limit.
         caps: a file with caps across runs, of the fleet and of agents; it is read again when it changes.
-        openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
+        openai_rpm, anthropic_rpm, google_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
         cached_runs: open runs that one worker keeps in memory; below the number of live runs, each step replays its run.
         metrics: where a worker has its metrics for Prometheus, `HOST:PORT`, or a port on loopback; nowhere when empty.
@@ -87,15 +91,19 @@ class Settings(BaseSettings):
     codec_keys: Path | None = None
     codec_audience: str = ""
     codec_roles: str = ""
-    provider: Literal["", "openai", "anthropic"] = ""
+    provider: Literal["", "openai", "anthropic", "google"] = ""
     model: str = ""
     model_strong: str = ""
+    max_output_tokens: int = Field(default=4096, ge=1)
     fallback: Literal["on", "off"] = "on"
     caps: Path | None = None
     openai_concurrency: int | None = Field(default=None, ge=1)
     openai_rpm: int | None = Field(default=None, ge=1)
     anthropic_concurrency: int | None = Field(default=None, ge=1)
     anthropic_rpm: int | None = Field(default=None, ge=1)
+    google_concurrency: int | None = Field(default=None, ge=1)
+    google_rpm: int | None = Field(default=None, ge=1)
+    google_door: Literal["gemini", "vertex"] = "gemini"
     activity_slots: int = Field(default=100, ge=1)
     workflow_slots: int = Field(default=100, ge=2)
     local_activity_slots: int = Field(default=100, ge=1)
@@ -126,6 +134,10 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    google_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY"))
+    google_base_url: str | None = Field(default=None, validation_alias="GOOGLE_GEMINI_BASE_URL")
+    google_project: str = Field(default="", validation_alias="GOOGLE_CLOUD_PROJECT")
+    google_location: str = Field(default="global", validation_alias="GOOGLE_CLOUD_LOCATION")
     stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
     stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
     stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
@@ -221,10 +233,16 @@ class Settings(BaseSettings):
         return tuple(p for p in self._reachable if p != self.model_provider) if self.fallback == "on" else ()
 
     @property
+    def model_providers(self) -> tuple[str, ...]:
+        """All providers that there are keys for, and `provider`."""
+        return tuple(dict.fromkeys(filter(None, (self.model_provider, *self._reachable))))
+
+    @property
     def _reachable(self) -> tuple[str, ...]:
         found = {
             "openai": self.openai_api_key or self.openai_base_url,
             "anthropic": self.anthropic_api_key or self.anthropic_base_url,
+            "google": self.google_api_key or self.google_base_url or self.google_door == "vertex",
         }
         return tuple(name for name, how in found.items() if how)
 

@@ -182,7 +182,7 @@ def resume(
     reason: Reason = ...,  # type: ignore[assignment]
     who: By = "",
 ) -> None:
-    """Let go on what was paused."""
+    """Let go on what was paused. A run that waits for a provider asks it at once."""
     _park("resume", run_id, agent, fleet, reason, who)
 
 
@@ -190,16 +190,21 @@ def _park(what: Literal["pause", "resume"], run_id: str | None, agent: str | Non
     said = _said(reason, f"say why you {what} it")
     scope = _scope(run_id, agent=agent, fleet=fleet)
 
-    async def work() -> tuple[Switched, SwitchReport | None]:
+    async def work() -> tuple[Switched | None, SwitchReport | None]:
         settings = load()
         remit = await _remit(settings)
         target, commands = await _target(remit, scope), _fleet(remit, settings)
         command = commands.pause if what == "pause" else commands.resume
         switched = await command(target, said, by=who, workflow_id=run_id or "")
+        if what == "resume" and run_id and switched.status == "unchanged" and await remit.resume(run_id, said, who):
+            return None, None
         return switched, await commands.report(switched) if switched.epoch else None
 
     switched, report = asyncio.run(work())
     name = run_id or _capital(scope.words)
+    if switched is None:
+        print(f"{name} was told to go on.")
+        return
     if switched.status == "unchanged":
         raise InvalidInput(f"{name} isn't paused; nothing was changed.")
     told = f" {report.told} of {report.found} open runs told." if report and report.told is not None else ""

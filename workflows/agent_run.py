@@ -24,12 +24,14 @@ from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from policies.switches import subject_tag
 from tools import registry
-from workflows import counts, inbox, options, ports
+from workflows import counts, inbox, options, ports, rising
+from workflows.answer import SUMMARY, final_answer, words_of
 from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal, PauseSignal
 from workflows.messages import (
     AGENT_RUN,
     CAP_REACHED,
+    FINAL_ANSWER,
     LOST,
     PROVIDER_BUSY,
     REMIT_AGENT,
@@ -51,6 +53,7 @@ from workflows.messages import (
     MintCapability,
     ModelTurn,
     PauseState,
+    ProviderFailure,
     ReadPeople,
     RunResult,
     RunSummary,
@@ -70,11 +73,22 @@ from workflows.window import summary_note
 __all__ = ["AgentRun"]
 
 MAX_APPROVAL_ROUNDS = 3
+MAX_ROOM = 2
+"""How often an answer that was cut off is asked for again; each time with twice the room."""
+FIRST_WAIT_SECONDS = 15
+LONGEST_WAIT_SECONDS = 300
 MAX_STRANGERS = 50
-STRONG = 2
 DECIDE_AGAIN = "decide_again"
 LAST = ("killed", "indeterminate")  # outcomes after which nothing more is done
 RENEW_SECONDS = 60
+EMPTY = "The model gave neither text nor a tool call."
+REMINDER = (
+    "Text alone doesn't end the task. If nothing is left to do, call `final_answer` alone; otherwise call the tool you need."
+)
+STOPPED = {
+    "refusal": "The model refused to go on, and gave no reason.",
+    "content_filter": "The model's vendor refused to process the conversation, or withheld the model's answer.",
+}
 
 
 class Halted(Exception):
@@ -82,7 +96,20 @@ class Halted(Exception):
 
 
 class Escalated(Exception):
-    """A human must take over; the argument names why."""
+    """A human must take over.
+
+    Args:
+        code: names why.
+        summary: what a person should know; the model's own words, where it gave some.
+    """
+
+    def __init__(self, code: str, summary: str = "A person must look at this run before anything is repeated.") -> None:
+        super().__init__(code)
+        self.summary = summary
+
+
+class TooLong(Exception):
+    """The model's vendor refused the conversation because it is too long for the model."""
 
 
 class Full(Exception):
@@ -187,8 +214,9 @@ class AgentRun:
                 else:
                     message, turn, calls = await self._decide()
                     if not calls:
-                        self._finish(message)
-                        return None
+                        if self._finish(message):
+                            return None
+                        continue
                     self._check_loops(calls)
                 state.turn = await self._carry_out(turn, calls)
                 if state.turn:
@@ -200,7 +228,7 @@ class AgentRun:
         except UsageLimitExceeded as e:
             self._stop(e)
         except Escalated as e:
-            state.stopped_by, state.summary = str(e), "A person must look at this run before anything is repeated."
+            state.stopped_by, state.summary = str(e), e.summary[:SUMMARY]
             self._set_status("escalated")
 
     async def _hold(self) -> None:
@@ -295,26 +323,83 @@ class AgentRun:
     async def _decide(self) -> tuple[AssistantMessage, Turn, list[Call]]:
         """The model's next turn, its calls judged. A turn that needs the strong model is dropped, and decided again by it."""
         state, capsule = self._state, self._capsule
+        if rising.classification_due(state, capsule):
+            state.classification = rising.classified(state, capsule, await self._classified())
+        state.rise(rising.before_turn(state, capsule))
         while True:
-            await self._compact()
-            answer = await self._ask("decides")
-            requests = Turn.requests(answer.message)
+            answer = await self._whole()
+            requests = Turn.requests(answer.message, strict=self._strict)
             await self._renew(needed=bool(requests))
             charged = budgets.charge_tools(state.usage, state.limits, len(requests))
             turn = Turn(state, capsule, registry.current(), charged.tool_calls, watcher=self.watcher)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
             self._check()
-            rises = state.tier < STRONG and capsule.over_ceiling is None
-            if rises and any(c.verdict and c.verdict.route_strong for c in calls):
-                state.tier = STRONG
+            if state.rise(rising.after_judging(state, capsule, calls)):
                 continue
             state.usage = charged
             state.began(capsule.context_rules, answer.usage.input_tokens)
             state.append(answer.message)
             return answer.message, turn, list(calls)
 
-    async def _ask(self, what: str, *, summarise: int | None = None) -> ModelTurn:
-        """One model call, charged. A provider or a cap that is at its limit is waited for; the run's wall time bounds that."""
+    async def _classified(self) -> ModelTurn | None:
+        """What the cheapest tier says the run is about; None when that is more than it can read."""
+        try:
+            return await self._ask("classifies", classify=True)
+        except TooLong:
+            return None
+
+    async def _whole(self) -> ModelTurn:
+        """The model's answer, once it is whole: each reason why a model stops has a path of its own.
+
+        Raises:
+            UsageLimitExceeded: `output_cut_off` or `context_exceeded`, when neither more room nor less to read helped.
+            Escalated: `refusal` or `content_filter`.
+        """
+        state, room = self._state, 0
+        while True:
+            await self._compact()
+            try:
+                answer = await self._ask("decides", room=room)
+            except TooLong:
+                self._shorten()
+                continue
+            match answer.stop:
+                case "length" if room < MAX_ROOM:
+                    room += 1
+                case "length":
+                    said = f"The model's answer was cut off {room + 1} times by the limit of output tokens."
+                    raise UsageLimitExceeded("output_cut_off", said)
+                case "refusal" | "content_filter":
+                    raise Escalated(answer.stop, answer.message.text.strip() or STOPPED[answer.stop])
+                case "context_exceeded":
+                    self._shorten()
+                case "pause" if not answer.message.tool_calls:
+                    state.append(answer.message)
+                    state.step += 1
+                    room = 0
+                case _:
+                    return answer
+
+    def _shorten(self) -> None:
+        """Show the model less of the conversation, which was too long for it.
+
+        Raises:
+            UsageLimitExceeded: `context_exceeded`, when nothing more can be left out.
+        """
+        window = self._state.shorter()
+        if window is None:
+            said = "The conversation is too long for the model, though all results of tools are left out."
+            raise UsageLimitExceeded("context_exceeded", said)
+        self._state.compacted(window)
+
+    async def _ask(self, what: str, *, summarise: int | None = None, room: int = 0, classify: bool = False) -> ModelTurn:
+        """One model call, charged. A provider or a cap that is at its limit is waited for; the run's wall time bounds that.
+
+        Raises:
+            TooLong: the vendor refuses a conversation of this length.
+            Escalated: `content_filter`: the vendor refuses what was sent.
+            Full: the provider can't be reached, and this history is full.
+        """
         state, capsule = self._state, self._capsule
         budgets.check_model(state.usage, state.limits)
         while True:
@@ -328,20 +413,59 @@ class AgentRun:
                         step=state.step,
                         window=state.window,
                         summarise=summarise,
-                        paging=bool(state.refs),
+                        paging=self._strict or bool(state.refs),
+                        room=room,
+                        tries=state.waiting.tries if state.waiting else 0,
+                        classify=classify,
                     ),
                     summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
                 )
                 break
             except ActivityError as e:
                 state.usage = budgets.lost_model(state.usage, _unanswered(e))
+                self._check()
+                failure = _failed_provider(e) if self._strict else None
                 busy = isinstance(e.cause, ApplicationError) and e.cause.type == PROVIDER_BUSY
-                if not busy and not await self._held(e):
+                if failure and failure.waits:
+                    await self._wait_for(failure)
+                elif failure and failure.code == "context_exceeded":
+                    raise TooLong from None
+                elif failure and failure.code == "content_filter":
+                    raise Escalated("content_filter", STOPPED["content_filter"]) from None
+                elif not busy and not await self._held(e):
                     raise
                 self._check()
         self._check()
         self._charge(answer)
+        if state.waiting:
+            state.waiting = None
+            self._set_status("running")
         return answer
+
+    async def _wait_for(self, failure: ProviderFailure) -> None:
+        """Wait until a provider is worth asking again: by a durable timer, or until somebody says `resume`.
+
+        Raises:
+            Full: this history is full before that; the run waits on in the next one.
+        """
+        state = self._state
+        tries = state.waiting.tries if state.waiting else 0
+        seconds = max(failure.after_s, min(FIRST_WAIT_SECONDS * 2**tries, LONGEST_WAIT_SECONDS))
+        # Runs that met an outage together don't all come back in the same second.
+        seconds = int(seconds * workflow.random().uniform(1.0, 1.25))
+        state.wait(failure, seconds, self._now())
+        counts.waits(self._capsule.agent.name, failure)
+        self._set_status("waiting_for_provider")
+        with contextlib.suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: state.full or state.waiting is None or state.waiting.next_try == 0,
+                timeout=timedelta(seconds=seconds),
+                timeout_summary=f"{failure.provider} is asked again ({failure.code})"[:190],
+            )
+        self._check()
+        await self._hold()
+        if state.full:
+            raise Full
 
     async def _compact(self) -> None:
         """Show the model less of the older turns from now on, if the last call took more tokens than the bundle lets it."""
@@ -351,11 +475,25 @@ class AgentRun:
             return
         summary = ""
         if rules.strategy == "summarise":
-            summary = (await self._ask("sums up", summarise=until)).message.text.strip()
+            summary = await self._summary(until)
         # Where the model gave no summary, only the tool results are left out.
-        state.compacted(Window(until=until, note=state.length if summary else None))
+        window = Window(until=until, note=state.length if summary else None, made_at=state.length if self._strict else 0)
+        state.compacted(window)
         if summary:
             state.append(summary_note(summary))
+
+    async def _summary(self, until: int) -> str:
+        """The model's summary of the turns before `until`; empty when it gave no whole one."""
+        if not self._strict:
+            return (await self._ask("sums up", summarise=until)).message.text.strip()
+        try:
+            answer = await self._ask("sums up", summarise=until)
+        except (TooLong, Escalated):
+            return ""
+        except ActivityError:
+            self._check()
+            return ""
+        return answer.message.text.strip() if answer.stop == "end" else ""
 
     async def _renew(self, *, needed: bool) -> None:
         """Mint the capability for reads anew before it ends."""
@@ -374,7 +512,9 @@ class AgentRun:
         counts.answered(self._capsule.agent.name, answer)
         if answer.fallback_from:
             state.fallbacks, state.fell_back_from = state.fallbacks + 1, answer.fallback_from
+        state.repeated(answer.retried)
         state.simulated = state.simulated or answer.usage.simulated
+        state.tally = state.tally.read(answer.usage, answer.saved_micro_usd)
         state.usage = budgets.charge_model(
             state.usage,
             input_tokens=answer.usage.input_tokens,
@@ -508,6 +648,8 @@ class AgentRun:
 
     def _check_loops(self, calls: list[Call]) -> None:
         for call in calls:
+            if call.request.name == FINAL_ANSWER:
+                continue  # its failed tries in a row are counted, and end the run with the model's words
             arguments = json.dumps(call.bound.values, sort_keys=True) if call.bound else call.request.arguments
             count = self._state.seen_before(call.request.name, arguments)
             if count > 1:
@@ -540,7 +682,7 @@ class AgentRun:
             if i not in parked:
                 raise error
         if any(o.reason == DECIDE_AGAIN for o in done.values()):
-            state.tier = STRONG
+            state.rise(rising.decided_again(state, self._capsule))
         if any(o.status == "killed" for o in done.values()):
             self._engage_kill(KillSignal(reason="a kill switch covers this run", by="ledger"))
             raise Halted
@@ -549,8 +691,20 @@ class AgentRun:
         if parked:
             return turn.leave_open([parked.get(c.index, c) for c in calls], done)
         for call in calls:
+            if self._strict and call.request.name == FINAL_ANSWER and len(calls) == 1:
+                self._check_answer(call.request)
             budgets.check_attempts(state.failures, state.limits, call.request.name)
+        state.reminded = state.reminded and all(c.request.name == FINAL_ANSWER for c in calls)
         return None
+
+    def _check_answer(self, request: ToolRequest) -> None:
+        """Whether the model may try its final answer again.
+
+        Raises:
+            Escalated: `final_answer_invalid`, with its words.
+        """
+        if self._state.failures.get(FINAL_ANSWER, 0) >= self._state.limits.attempts_per_step:
+            raise Escalated("final_answer_invalid", words_of(request.arguments))
 
     def _reopened(self, left: OpenTurn) -> tuple[Turn, list[Call]]:
         return Turn.reopened(self._state, self._capsule, registry.current(), left, self.watcher)
@@ -693,7 +847,7 @@ class AgentRun:
         """
         if call.refusal:
             raise call.refusal
-        if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
+        if call.verdict and call.verdict.route_strong and self._state.tier < self._capsule.route.last:
             # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
             changed = "A person edited this" if call.edits else "The sums for this subject have risen"
             raise ToolRefusal(DECIDE_AGAIN, f"{changed}; decide anew whether this is right.")
@@ -713,27 +867,38 @@ class AgentRun:
 
     # ---- 7. close -----------------------------------------------------------------------------------------------
 
-    def _finish(self, message: AssistantMessage) -> None:
-        """The turn had no tool call to make: it is the final answer, structured or plain text."""
-        state = self._state
+    def _finish(self, message: AssistantMessage) -> bool:
+        """The turn had no tool call to make: it is the final answer, or says that there is none yet.
+
+        Returns:
+            Whether the run ends with it.
+
+        Raises:
+            Escalated: `no_final_answer` or `empty_answer`, though the model was told once to call `final_answer`.
+        """
+        state, text = self._state, message.text.strip()
         status: RunStatus = "completed"
+        if self._strict and not message.tool_calls and not (text and self._capsule.answer == "text"):
+            if state.reminded:
+                raise Escalated("no_final_answer", text) if text else Escalated("empty_answer", EMPTY)
+            state.reminded = True
+            state.append(UserMessage(text=REMINDER))
+            state.step += 1
+            return False
         if message.tool_calls:
             try:
-                answer = FinalAnswer.model_validate_json(message.tool_calls[0].arguments)
+                answer = final_answer(message.tool_calls[0].arguments)
             except ValidationError as e:
-                answer = FinalAnswer(outcome="escalated", summary=f"The final answer couldn't be read: {explain(e)}"[:4000])
+                answer = FinalAnswer(outcome="escalated", summary=f"The final answer couldn't be read: {explain(e)}"[:SUMMARY])
                 state.stopped_by = "final_answer_invalid"
             state.summary = answer.summary
             status = "escalated" if answer.outcome == "escalated" else "completed"
-        elif message.text.strip():
-            state.summary = message.text[:4000]
+        elif text:
+            state.summary = message.text[:SUMMARY]
         else:
-            state.stopped_by, state.summary, status = (
-                "empty_answer",
-                "The model gave neither text nor a tool call.",
-                "escalated",
-            )
+            state.stopped_by, state.summary, status = "empty_answer", EMPTY, "escalated"
         self._set_status(status)
+        return True
 
     def _stop(self, error: UsageLimitExceeded) -> None:
         state = self._state
@@ -926,6 +1091,11 @@ class AgentRun:
             raise ApplicationError("The run isn't admitted yet.", type="not_admitted", non_retryable=True)
         return capsule
 
+    @property
+    def _strict(self) -> bool:
+        """Whether the run looks at why its model stopped; one that was admitted before it could doesn't."""
+        return self._capsule.model_protocol >= 1
+
     def _now(self) -> int:
         return int(workflow.now().timestamp())
 
@@ -971,6 +1141,17 @@ def _lost(args: Sequence[Any]) -> str:
     """Why an input couldn't be had from external storage; empty if each could."""
     lost = (a.payload for a in args if isinstance(a, RawValue) and a.payload.metadata.get("encoding") == LOST.encode())
     return next((payload.data.decode(errors="replace")[:500] for payload in lost), "")
+
+
+def _failed_provider(error: ActivityError) -> ProviderFailure | None:
+    """What `call_model` says of the provider that it gave up on; None when it says nothing."""
+    cause = error.cause
+    if isinstance(cause, TimedOut):
+        lost = "Its workers died, or gave no sign of life, at each try."
+        return ProviderFailure(provider="worker", code="no_answer", message=lost, waits=True)
+    if isinstance(cause, ApplicationError) and cause.type != CAP_REACHED and len(cause.details) > 1:
+        return ProviderFailure.model_validate(cause.details[1])
+    return None
 
 
 def _unanswered(error: ActivityError) -> int:

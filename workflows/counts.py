@@ -9,15 +9,28 @@ from temporalio import workflow
 from temporalio.common import MetricAttributes
 
 from tools import registry
-from workflows.messages import ModelTurn, ToolOutcome
+from workflows.messages import ModelTurn, ProviderFailure, ToolOutcome
 from workflows.records import INVALID
 from workflows.turn import Call
 
-__all__ = ["APPROVALS", "FALLBACKS", "NAMES", "UNKNOWN", "answered", "code", "decided", "judged", "observed", "repeated"]
+__all__ = [
+    "APPROVALS",
+    "FALLBACKS",
+    "NAMES",
+    "UNKNOWN",
+    "answered",
+    "code",
+    "decided",
+    "judged",
+    "observed",
+    "repeated",
+    "waits",
+]
 
 UNKNOWN = "unknown"
 VERDICTS, INVALIDS, CALLS, REFUSALS = "remit_verdicts", "remit_validation_failures", "remit_tool_calls", "remit_refusals"
 REPEATED, COST, FALLBACKS = "remit_repeated_calls", "remit_model_cost_micro_usd", "remit_model_fallbacks"
+WAITS, RETRIES, STOPS = "remit_provider_waits", "remit_model_retries", "remit_model_stops"
 APPROVALS, WAIT = "remit_approvals", "remit_approval_wait_seconds"
 NAMES = {
     VERDICTS: "Verdicts of the policy on proposed tool calls.",
@@ -26,6 +39,9 @@ NAMES = {
     REFUSALS: "Tool calls that were refused, by the code that the model was told.",
     REPEATED: "Tool calls with arguments that their run had tried before.",
     COST: "Cost of model calls, in micro-USD, as priced when they were made.",
+    WAITS: "Times that a run began to wait, or waited on, because no model could be reached, by the reason.",
+    RETRIES: "Model calls that were repeated, after a failure that may pass.",
+    STOPS: "Answers of models, by why the model stopped.",
     FALLBACKS: "Model calls that another provider answered than the first of the route.",
     APPROVALS: "Approval requests that have ended, by how.",
     WAIT: "Seconds from an approval request to its end.",
@@ -60,6 +76,15 @@ def answered(agent: str, answer: ModelTurn) -> None:
     _count(COST, labels, answer.cost_micro_usd)
     if answer.fallback_from:
         _count(FALLBACKS, {"agent": agent})
+    if answer.retried:
+        _count(RETRIES, {"agent": agent}, len(answer.retried))
+    if answer.stop:
+        _count(STOPS, {"agent": agent, "stop": answer.stop})
+
+
+def waits(agent: str, failure: ProviderFailure) -> None:
+    """Count that a run waits for a provider, once for each try in vain."""
+    _count(WAITS, {"agent": agent, "provider": failure.provider, "reason": code(failure.code)})
 
 
 def decided(agent: str, outcome: str, seconds: int) -> None:

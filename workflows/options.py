@@ -74,7 +74,8 @@ ARCHIVE: ActivityOptions = {
 
 MODEL: ActivityOptions = {
     # A dead worker is found by the missing heartbeat, not after the whole timeout.
-    "start_to_close_timeout": timedelta(seconds=180),
+    # A model that reasons may write for minutes.
+    "start_to_close_timeout": timedelta(minutes=15),
     "heartbeat_timeout": timedelta(seconds=10),
     "retry_policy": _retry(6, initial=1.0, longest=60.0),
 }

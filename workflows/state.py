@@ -16,10 +16,14 @@ from policies.models import ActionFacts, ApprovalStatus, AutonomyMode, Frozen, R
 from workflows.messages import (
     Archive,
     Capsule,
+    Classification,
     KillState,
     Message,
     Minted,
+    Move,
     PauseState,
+    ProviderFailure,
+    ProviderWait,
     RecordedFacts,
     Refused,
     RunResult,
@@ -36,7 +40,7 @@ from workflows.records import RunEnd, Tally
 
 __all__ = ["MAX_REFUSED", "OPEN", "PAGE_BYTES", "OpenCall", "OpenTurn", "RunState", "parse_message"]
 
-OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "paused")
+OPEN: tuple[RunStatus, ...] = ("admitted", "running", "waiting_for_approval", "waiting_for_provider", "paused")
 MAX_REFUSED = 20
 PAGE_BYTES = 400_000
 ARCHIVE_BYTES = 256_000
@@ -51,6 +55,7 @@ SIGNAL_EVENTS = 5  # an update, each in a workflow task of its own; a signal is 
 LOOK_EVENTS = 15  # a cap is looked at again: an activity, a timer, and how the run stands shown twice
 MAX_IDENTICAL = 2_000
 MAX_NONCES = 1_000
+_ASSISTANT = '{"role":"assistant"'
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
 
 
@@ -113,7 +118,12 @@ class RunState(BaseModel):
         starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
         context_tokens: input tokens of the latest model call, until the conversation is compacted.
         tally: what its calls and approvals came to, for the record of it.
+        moves: when it moved up, and why.
+        classification: what the cheapest tier said it is about, once it was asked.
         stepped_down: the mode that the run was found to be held to beside a side effect; it keeps to it until it ends.
+        waiting: set while no model can be reached.
+        reminded: whether the model was told, since it last called a tool, that text alone doesn't end the run.
+        retries: how often a model call had to be repeated; `last_retry` says why the last time.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -157,6 +167,12 @@ class RunState(BaseModel):
     fell_back_from: str = ""
     tally: Tally = Tally()
     stepped_down: AutonomyMode | None = None
+    moves: list[Move] = Field(default_factory=list[Move])
+    classification: Classification | None = None
+    waiting: ProviderWait | None = None
+    reminded: bool = False
+    retries: int = 0
+    last_retry: str = ""
     _events: int = PrivateAttr(default=0)  # of this history only
     _bytes: int = PrivateAttr(default=0)
 
@@ -222,6 +238,19 @@ class RunState(BaseModel):
         self.window = window
         self.starts = [start for start in self.starts if start >= window.until]
         self.context_tokens = 0
+
+    def shorter(self) -> Window | None:
+        """What to show of a conversation that the model found too long; None when nothing more can be left out.
+
+        First the results of all turns but the last one go, then those too. The model may call the tools again.
+        """
+        last = next((i for i in reversed(range(len(self.messages))) if self.messages[i].startswith(_ASSISTANT)), 0)
+        window = self.window or Window(until=0)
+        for emptied in (self.offset + last, self.length):
+            # The task and the call come before the first result, so less than three messages hold none.
+            if emptied > max(window.emptied, 0 if window.note else window.until, 2):
+                return window.model_copy(update={"emptied": emptied, "made_at": self.length})
+        return None
 
     @property
     def offset(self) -> int:
@@ -330,12 +359,43 @@ class RunState(BaseModel):
         """When the first of the pauses ends by itself, in Unix seconds; 0 when none does."""
         return min((pause.until for pause in self.pauses.values() if pause.until), default=0)
 
+    def wait(self, failure: ProviderFailure, seconds: int, now: int) -> None:
+        """Wait for a provider so long before it is asked again."""
+        before = self.waiting
+        self.waiting = ProviderWait(
+            provider=failure.provider,
+            code=failure.code,
+            message=failure.message[:1000],
+            since=before.since if before else now,
+            next_try=now + seconds,
+            tries=before.tries + 1 if before else 1,
+        )
+        self.repeated([f"{failure.provider}: {failure.code}"])
+        self._spend(LOOK_EVENTS, 0)
+
+    def repeated(self, reasons: Sequence[str]) -> None:
+        """A model call was repeated for each of these reasons, as in `openai: overloaded`."""
+        if reasons:
+            self.retries, self.last_retry = self.retries + len(reasons), reasons[-1]
+
     def resume(self, scope: str, epoch: int) -> None:
-        """End the pause of `scope` that began before `epoch`; whichever there is, when that is 0."""
+        """End the pause of `scope` that began before `epoch`; whichever there is, when that is 0.
+
+        A run that waits for a provider asks it at once.
+        """
+        if self.waiting:
+            self.waiting = self.waiting.model_copy(update={"next_try": 0})
         self.resumed[scope] = max(epoch, self.resumed.get(scope, 0))
         found = self.pauses.get(scope)
         if found and (epoch == 0 or found.epoch <= epoch):
             del self.pauses[scope]
+
+    def rise(self, move: Move | None) -> bool:
+        """Go to a stronger tier from the next model call on; whether there was a move to make."""
+        if move is not None:
+            self.tier = move.tier
+            self.moves.append(move)
+        return move is not None
 
     def step_down(self, mode: AutonomyMode | None) -> None:
         """Hold the agent to `mode` from now on, if that is less than what it may do."""
@@ -402,6 +462,11 @@ class RunState(BaseModel):
             stage=capsule.stage if capsule else 0,
             over_ceiling=capsule.over_ceiling if capsule else None,
             withheld=capsule.withheld if capsule else (),
+            moves=tuple(self.moves),
+            classification=self.classification,
+            waiting=self.waiting,
+            retries=self.retries,
+            last_retry=self.last_retry,
         )
 
     def end(self, run_id: str, workflow_id: str, now: int) -> RunEnd | None:

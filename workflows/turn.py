@@ -17,6 +17,7 @@ from tools.catalog import Catalog
 from tools.results import READ_MORE
 from tools.spec import Arguments, ToolSpec
 from workflows.action import action_of, facts_of
+from workflows.answer import answer_error
 from workflows.messages import (
     FINAL_ANSWER,
     AssistantMessage,
@@ -109,15 +110,22 @@ class Turn:
         return autonomy.lowest(pinned, self.state.stepped_down or "live")
 
     @staticmethod
-    def requests(message: AssistantMessage) -> list[tuple[int, ToolRequest]]:
-        """The calls that count: all but a `final_answer` that stands alone."""
-        alone = len(message.tool_calls) == 1
-        return [(i, r) for i, r in enumerate(message.tool_calls) if not (alone and r.name == FINAL_ANSWER)]
+    def requests(message: AssistantMessage, *, strict: bool) -> list[tuple[int, ToolRequest]]:
+        """The calls that count: all but a `final_answer` that stands alone.
+
+        Args:
+            strict: whether one that can't be read counts too, so that the model is told what is wrong with it.
+        """
+        if len(message.tool_calls) == 1 and message.tool_calls[0].name == FINAL_ANSWER:
+            return [(0, message.tool_calls[0])] if strict and answer_error(message.tool_calls[0].arguments) else []
+        return list(enumerate(message.tool_calls))
 
     def propose(self, index: int, request: ToolRequest) -> Call:
         """The call, if the agent may use the tool and its arguments parse."""
         call = Call(index=index, slot=self.state.length + 1 + index, request=request)
         try:
+            if index == 0 and request.name == FINAL_ANSWER and (wrong := answer_error(request.arguments)):
+                raise ToolRefusal("validation_failed", wrong)
             spec = self._granted(request.name)
             if self.capsule.privacy and (unknown := first_placeholder(request.arguments)):
                 raise ToolRefusal("unknown_placeholder", f"`{unknown}` stands for nothing here; use those that you were shown.")
@@ -240,7 +248,7 @@ class Turn:
             bound.arguments,
             calls_used=self.calls_used,
             approvals=0,
-            model_tier=state.tier,
+            model_tier=capsule.route.policy_tier(state.tier),
             tainted=state.tainted,
             subject_sum_cents=recorded.subject_sum_cents if recorded else 0,
             facts=recorded.facts if recorded else None,
@@ -305,7 +313,7 @@ class Turn:
             idempotency_key=action.idempotency_key,
             action_digest=approvals.action_digest(action),
             calls_used=self.calls_used,
-            model_tier=self.state.tier,
+            model_tier=self.capsule.route.policy_tier(self.state.tier),
             tainted=self.state.tainted,
             approval=approval,
             edits=call.edits,

@@ -77,6 +77,10 @@ def cockpit(state: RunState, workflow_id: str) -> str:
             lines[-1] += f" Not offered: {'; '.join(f'{_code(w.name)}, {w.why}' for w in capsule.withheld)}."
     if state.fallbacks:
         lines[-1] += f" Answered by a fallback: {state.fallbacks}, last for {_code(state.fell_back_from)}."
+    for move in state.moves:
+        lines[-1] += f" Moved up to tier {move.tier} at step {move.step}: {_code(move.words)}."
+    if state.retries:
+        lines[-1] += f" Model calls repeated: {state.retries}, last for {_code(state.last_retry)}."
     if capsule and capsule.over_ceiling:
         lines[-1] += f" It keeps to the cheaper model: {_code(capsule.over_ceiling.words)}."
     if state.status in OPEN:
@@ -92,6 +96,13 @@ def _ending(state: RunState) -> list[str]:
     lines: list[str] = []
     for pause in state.pauses.values():
         lines += ["", f"**Paused** ({_code(pause.scope or 'this run')}): {_code(pause.reason)}"]
+    if waiting := state.waiting:
+        again = f"asked again {_time(waiting.next_try)}" if waiting.next_try else "asked again now"
+        lines += [
+            "",
+            f"**Waits for {_code(waiting.provider)}** since {_time(waiting.since)}, after {waiting.tries} tries {again}: "
+            f"{_code(waiting.message)}",
+        ]
     if state.kill.engaged:
         by = f" by {_code(state.kill.by, 200)} (as they said)" if state.kill.by else ""
         sure = "no write can start any more" if state.kill.acknowledged_at else "**not in force yet**: being written"

@@ -26,7 +26,8 @@ def shown(window: Window | None, cursor: int, message: Callable[[int], Message])
         return [message(i) for i in range(cursor)]
 
     def kept(index: int) -> Message:
-        return _without_state(message(index)) if index < window.made_at else message(index)
+        found = _without_state(message(index)) if index < window.made_at else message(index)
+        return _without_result(found) if index < window.emptied else found
 
     if window.note is None:
         return [_without_result(kept(i)) for i in range(window.until)] + [kept(i) for i in range(window.until, cursor)]

@@ -1,15 +1,12 @@
-"""What the HTTP providers share: checked keys, refusals read as errors, past tool calls made presentable. No SDK in here."""
+"""Helpers that the HTTP providers share: keys, failures, past tool calls as vendors accept them. No SDK in here."""
 
 import json
-import math
 import re
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from typing import NoReturn, cast
+from collections.abc import Callable
+from typing import NoReturn
 from weakref import finalize
 
+from activities.providers._refusals import refused
 from activities.providers.base import ProviderError
 from policies.errors import MissingKey
 from workflows.messages import AssistantMessage, Message, TokenUsage
@@ -29,17 +26,7 @@ __all__ = [
 
 JSON_HEADERS = {"content-type": "application/json"}
 
-
-_CODES = {401: "auth", 403: "auth", 408: "timeout", 409: "overloaded", 429: "rate_limited"}
-_ADVICE = {
-    "auth": "check `{key}`",
-    "bad_request": "check the model's name and the base URL",
-    "overloaded": "try again later",
-    "rate_limited": "try again later, or raise the limits of the account behind `{key}`",
-    "timeout": "try again later",
-}
 _UNSAFE_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_REASON = re.compile(r"[a-z][a-z_]{0,63}")
 
 
 def checked_key(key: str, variable: str) -> str:
@@ -77,22 +64,6 @@ def remembered(render: Callable[[Message], bytes]) -> Callable[[Message], bytes]
     return rendered
 
 
-def refused(status: int, headers: Mapping[str, str], body: object, *, key: str) -> ProviderError:
-    """What an HTTP status other than 2xx means.
-
-    Args:
-        body: the parsed body; only an identifier in it is quoted, for vendors repeat keys and prompts in their messages.
-        key: name of the variable that holds the key.
-    """
-    code = _CODES.get(status, "overloaded" if status >= 500 else "bad_request")
-    wish = headers.get("x-should-retry")
-    retryable = wish == "true" if wish in ("true", "false") else code not in ("auth", "bad_request")
-    reason = _reason(body)
-    what = "the key" if code == "auth" else "the call"
-    message = f"The provider refused {what} ({status}{f' `{reason}`' if reason else ''}); {_ADVICE[code].format(key=key)}."
-    return ProviderError(code, message, retryable=retryable, retry_after_s=_retry_after(headers))
-
-
 def timed_out(seconds: float) -> ProviderError:
     return ProviderError("timeout", f"The provider gave no answer within {seconds:g} s; try again later.", retryable=True)
 
@@ -102,10 +73,10 @@ def unreachable() -> ProviderError:
     return ProviderError("connection", message, retryable=True)
 
 
-def bad_response() -> ProviderError:
-    message = (
-        "The provider answered 200 with something that is no model answer; check that the base URL is an API's, not a page's."
-    )
+def bad_response(what: str = "") -> ProviderError:
+    """The failure of a 200 that is no answer; `what` is wrong with it, as in `` `choices[0].message` is a number ``."""
+    problem = f"with an answer that can't be read: {what}" if what else "with something that is no model answer"
+    message = f"The provider answered 200 {problem}; check that the base URL is an API's, not a page's."
     return ProviderError("bad_response", message, retryable=True)
 
 
@@ -136,30 +107,3 @@ def estimated_usage(body: bytes, message: AssistantMessage, *, simulated: bool =
 
 def _no_constant(constant: str) -> NoReturn:
     raise ValueError(constant)  # json.loads takes NaN and Infinity, JSON doesn't
-
-
-def _reason(body: object) -> str:
-    """The vendor's identifier of the error. Anthropic nests it under `error`; the OpenAI SDK has unwrapped that."""
-    fields = cast("dict[str, object]", body) if isinstance(body, dict) else {}
-    nested = fields.get("error")
-    if isinstance(nested, dict):
-        fields = cast("dict[str, object]", nested)
-    for reason in (fields.get("code"), fields.get("type")):
-        if isinstance(reason, str) and _REASON.fullmatch(reason):
-            return reason
-    return ""
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[header]) * unit
-        except (KeyError, ValueError):
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    try:
-        moment = parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
-        return None
-    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())

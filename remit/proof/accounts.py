@@ -15,11 +15,13 @@ from policies.canonical import sha256
 from policies.capability import Keyring, Use, audience_of, verify
 from policies.errors import RemitError, UsageLimitExceeded
 from policies.models import Effect, Money, Usage
+from policies.routing import ModelChoice
 from remit.proof.capsule import CapabilityClaims, ToolCard
 from remit.proof.case import Case, DoesNotHold, held, named
 from remit.proof.lines import ModelLine, OutcomeLine, ToolLine
 from remit.proof.prompts import answered, is_digest_of
 from remit.proof.reading import fields, models_of
+from workflows.messages import ModelTurn
 
 __all__ = ["actions", "capabilities", "costs", "documents", "limits", "prompts"]
 
@@ -244,7 +246,7 @@ async def prompts(case: Case) -> tuple[int, str]:
     for number, (asked, turn) in enumerate(calls):
         if asked is None or len(offers) < len(case.pinned.tools):
             silent += 1
-        elif is_digest_of(asked.request(case.pinned, turn.model, offers), turn):
+        elif is_digest_of(asked.request(case.pinned, _choice(case, asked.call.tier, turn), offers), turn):
             exact += 1
         else:
             sent = f"The request of model call {number} isn't the one that was sent."
@@ -253,6 +255,15 @@ async def prompts(case: Case) -> tuple[int, str]:
     if silent and case.pinned.privacy:
         return exact, f"{silent} more were sent with placeholders, or hold what is gone"
     return exact, f"{silent} more hold what was redacted or is gone" if silent else "as they were sent"
+
+
+def _choice(case: Case, tier: int, turn: ModelTurn) -> ModelChoice:
+    """The model of the pinned route that answered."""
+    choices = case.pinned.route.choices(tier)
+    found = next((c for c in choices if (c.provider, c.model) == (turn.provider, turn.model)), None)
+    held(found, f"The model `{turn.model}` of `{turn.provider}` answered, which isn't in tier {tier} of the pinned route.")
+    assert found
+    return found
 
 
 def _offer(card: ToolCard) -> ToolOffer:

@@ -1,5 +1,6 @@
 """A capsule as it is checked: its parts, parsed, and what couldn't be derived again of it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from policies.identity import Directory
 from policies.models import Money, ResourceRef
 from remit.proof.capsule import CapsuleFile, ToolCard
 from remit.proof.lines import DroppedLine, Judgement, ModelLine, RunLine, ToolLine, TraceLine
-from remit.proof.reading import Done, activities
+from remit.proof.reading import Done, activities, fields
 from workflows.keys import idempotency_key
 from workflows.messages import Capsule
 
@@ -87,9 +88,14 @@ class Case:
     def steering_redacted(self) -> bool:
         """Whether something was redacted that the workflow's code goes by, so that a replay may go another way.
 
-        What tools told the model doesn't steer it, nor what the run was started with and what it returned.
+        What tools told the model doesn't steer it, nor what the run was started with and what it returned, nor what vendors
+        gave beside their answers.
         """
-        told = {(n, done.ended) for n, done in self.done if done.name in ("read_tool", "execute_tool", "give_up")}
+        told = {
+            (n, done.ended)
+            for n, done in self.done
+            if done.name in ("read_tool", "execute_tool", "give_up") or (done.name == "call_model" and _words_kept(done.result))
+        }
         ends = {
             (n, event.event_id) for n, history in enumerate(self.histories) for event in (history.events[0], history.events[-1])
         }
@@ -148,3 +154,9 @@ class Case:
             idempotency_key=idempotency_key(self.pinned.workflow_id, line.step, line.index, tool, arguments),
             edited_by=edited_by,
         )
+
+
+def _words_kept(result: object) -> bool:
+    """Whether nothing was redacted in what a model said and called."""
+    message = fields(fields(result).get("message"))
+    return "[redacted:" not in json.dumps([message.get("text"), message.get("tool_calls")])

@@ -99,16 +99,21 @@ class ModelLine(_Line):
     """A model call that was answered.
 
     Attributes:
-        purpose: `decides`: it took a turn; `sums_up`: it wrote the note that stands for older turns.
+        purpose: `decides`: it took a turn; `sums_up`: it wrote the note that stands for older turns; `classifies`: it said what
+            the run is about.
+        moved: why the run had moved up to this tier just before.
         request_digest: of the exact request, which the capsule lets anybody build again.
         calls: how many tool calls it asked for.
+        stop: why the model stopped. The calls of an answer that was cut off were never made.
+        retried: why earlier tries of this call gave no answer.
         event: the event in the history that asked for it.
     """
 
     kind: Literal["model"] = "model"
     step: int
-    purpose: Literal["decides", "sums_up"] = "decides"
+    purpose: Literal["decides", "sums_up", "classifies"] = "decides"
     tier: int
+    moved: str = Field(default="", exclude_if=lambda why: not why)
     provider: str
     model: str
     fallback_from: str = ""
@@ -118,6 +123,8 @@ class ModelLine(_Line):
     request_digest: str
     latency_ms: int
     calls: int = 0
+    stop: str = ""
+    retried: tuple[str, ...] = ()
     event: int = 0
 
 

@@ -10,6 +10,7 @@ from activities.providers import scripted
 from activities.providers.base import ModelRequest, ToolOffer
 from policies.canonical import sha256
 from policies.models import Effect
+from policies.routing import ModelChoice
 from remit.connection import CONVERTER
 from remit.history import Watch, watched
 from remit.proof.reading import activities, asked_for
@@ -30,8 +31,8 @@ class Asked:
         self.call = call
         self.messages = messages
 
-    def request(self, capsule: Capsule, model: str, tools: Tools) -> ModelRequest:
-        return request_of(self.call, capsule, model, tools, self.messages)
+    def request(self, capsule: Capsule, choice: ModelChoice, tools: Tools) -> ModelRequest:
+        return request_of(self.call, capsule, choice, tools, self.messages)
 
 
 class _Transcripts(Watch):
@@ -89,6 +90,10 @@ def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
         from activities.providers import anthropic  # the SDK is large
 
         return [anthropic.body_of(request)]
+    if provider == "google":
+        from activities.providers import google_body
+
+        return [google_body.body_of(request)]
     from activities.providers import openai
 
     return [openai.body_of(request, limit) for limit in ("max_completion_tokens", "max_tokens")]

@@ -103,12 +103,19 @@ class StandIn:
         if answer := self._answered(call):
             return answer
         self.asked.append(call.step)
-        return await self.model.call_model(call)
+        try:
+            return await self.model.call_model(call)
+        except ApplicationError as e:
+            if not e.non_retryable:
+                raise
+            # Somebody looks on: a fork doesn't wait for a provider, as a run would.
+            raise ApplicationError(e.message, *e.details[:1], type=e.type, non_retryable=True) from None
 
     def _answered(self, call: CallModel) -> ModelTurn | None:
         """The recorded answer to `call`: before the fork's step in any case, after it only to the very same question."""
         for given, answer in self.recording.turns:
-            if (given.step, given.tier, given.summarise is None) != (call.step, call.tier, call.summarise is None):
+            slot, wanted = [(c.step, c.tier, c.summarise is None, c.room, c.classify) for c in (given, call)]
+            if slot != wanted:
                 continue
             same = self.same_model and (given.transcript, given.window) == (call.transcript, call.window)
             if call.step < self.since or same:

@@ -66,6 +66,6 @@ def test_a_terminated_run_waits_for_nobody(console: Console) -> None:
 def test_a_status_that_does_not_exist_is_refused(console: Console) -> None:
     """The sentence lists those that do."""
     assert console.remit("runs", "--status", "bogus", code=1).err == (
-        "remit: There is no status `bogus`; a run is one of admitted, running, waiting_for_approval, paused, completed, "
-        "escalated, stopped, killed, failed, assigned, terminated, timed_out.\n"
+        "remit: There is no status `bogus`; a run is one of admitted, running, waiting_for_approval, waiting_for_provider, "
+        "paused, completed, escalated, stopped, killed, failed, assigned, terminated, timed_out.\n"
     )

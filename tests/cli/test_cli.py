@@ -147,7 +147,7 @@ BAD: dict[str, tuple[list[str], int, str]] = {
     "no key": (
         ["run", "support-triage", "--inputs", '{"ticket_id": "T-1011"}'],
         1,
-        "remit: No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, or give the run a ",
+        "remit: No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY` for the worker, or ",
     ),
     "malformed JSON": (
         ["run", "support-triage", "--inputs", "{"],

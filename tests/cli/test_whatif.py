@@ -124,7 +124,10 @@ def test_a_fork_says_where_it_diverges(console: Console, policy: Path, tmp_path:
             ("--at", "1", "--prompt", "README.md"),
             "The run's model was a script, which reads no prompt; say which model should, with `--model`.",
         ),
-        (("--at", "1", "--model", "gpt-5"), "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY`."),
+        (
+            ("--at", "1", "--model", "gpt-5"),
+            "No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY`.",
+        ),
         (("--at", "1", "--prompt", "gone.md", "--model", "openai:m"), "The prompt `gone.md` can't be read as text."),
     ],
 )

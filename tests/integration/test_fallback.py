@@ -132,11 +132,11 @@ async def test_the_next_provider_answers_when_one_is_down(vendors: Vendors, how:
     assert summary.usage.cost_micro_usd == cost < prices.cost(first, USAGE)[0]
     # Three attempts asked the first one: what it refused isn't billed, what broke off may be.
     assert summary.usage.unknown_cost_calls == {"refused": 3, "500": 0, "429": 0}[how]
-    assert ("3 model calls of unknown cost" in _shown(summary)) == (how == "refused")
-    assert f"1 answer from a fallback (openai: {code})" in _shown(summary)
+    assert ("3 model calls of unknown cost" in shown(summary)) == (how == "refused")
+    assert f"1 answer from a fallback (openai: {code})" in shown(summary)
 
 
-def _shown(summary: RunSummary) -> str:
+def shown(summary: RunSummary) -> str:
     console = Console(width=200)
     with console.capture() as caught:
         for part in show(summary):
@@ -176,12 +176,25 @@ async def test_the_next_run_does_not_ask_a_provider_that_is_down(vendors: Vendor
 
 
 async def test_a_refused_key_is_no_outage(vendors: Vendors) -> None:
-    """A 401 fails the run with the variable to check, and the transcript goes to no other vendor."""
+    """After a 401 the run waits, with the variable to check; the transcript goes to no other vendor."""
     vendors.servers["openai"].answer({"error": {"message": "bad key", "code": "invalid_api_key"}}, 401)
     engine = await vendors.engine()
-    with pytest.raises(RunFailed, match=r"The provider refused the key \(401 `invalid_api_key`\); check `OPENAI_API_KEY`."):
-        await run(engine)
+    handle = await engine.remit.start("billing-resolution", {"ticket_id": "T-1001"})
+    waits = (await engine.until(handle.id, lambda s: s.waiting is not None)).waiting
+    assert waits
+    assert waits.message == "The provider refused the key (401 `invalid_api_key`); check `OPENAI_API_KEY`."
     assert vendors.servers["anthropic"].bodies == []
+    vendors.servers["openai"].answer(end("openai"))
+    assert await engine.remit.resume(handle.id, "The key is renewed.")
+    assert (await engine.closed(handle.id)).status == "completed"
+
+
+async def test_an_account_without_credit_falls_back_at_once(vendors: Vendors) -> None:
+    """`insufficient_quota` doesn't pass by itself: one call is enough to go to the other vendor."""
+    vendors.servers["openai"].answer({"error": {"message": "No credit.", "code": "insufficient_quota"}}, 429)
+    summary = await run(await vendors.engine())
+    assert (summary.status, summary.fell_back_from) == ("completed", "openai: quota")
+    assert len(vendors.servers["openai"].bodies) == 1
 
 
 async def test_a_run_that_fails_for_its_model_says_what_may_have_been_billed(
@@ -201,7 +214,7 @@ async def test_a_run_that_fails_for_its_model_says_what_may_have_been_billed(
 def test_an_attempt_that_died_counts_though_it_told_nothing() -> None:
     """The second of four attempts said that two calls may have been billed; the third is gone, and the fourth asks now."""
     environment = ActivityEnvironment()
-    environment.info = replace(environment.info, attempt=4, heartbeat_details=[2, 2])
+    environment.info = replace(environment.info, attempt=4, heartbeat_details=[2, 2, ["openai: timeout"]])
     assert environment.run(lambda: Lost().calls) == 3
     environment.info = replace(environment.info, attempt=1, heartbeat_details=[])
     assert environment.run(lambda: Lost().calls) == 0
@@ -279,11 +292,11 @@ async def test_a_single_failure_is_tried_again_where_it_happened(vendors: Vendor
 
 
 async def test_when_all_are_down_the_sentence_names_both(vendors: Vendors, attempt: Attempt) -> None:
-    """The first provider's failure is the run's, and it says why the fallback was no help; a bad key there isn't fatal."""
+    """The first provider's failure is what the run waits for, and it says why the fallback was no help."""
     await vendors.down("openai", "500")
     vendors.servers["anthropic"].answer({"error": {"type": "authentication_error"}}, 401)
     error = await attempt.failure(3)
-    assert (error.type, error.non_retryable) == ("overloaded", False)
+    assert (error.type, error.non_retryable, error.details[1].waits) == ("overloaded", True, True)
     assert error.message == (
         "The provider refused the call (500); try again later. `anthropic` didn't help: The provider refused the key "
         "(401 `authentication_error`); check `ANTHROPIC_API_KEY`."
@@ -311,20 +324,20 @@ async def test_a_long_pause_is_a_reason_to_go_elsewhere_at_once(vendors: Vendors
 
 
 async def test_a_429_without_a_fallback_is_told_when_to_come_back(vendors: Vendors, attempt: Attempt) -> None:
-    """The vendor's wish becomes the delay of the retry; a second run isn't sent there meanwhile, and waits as long."""
+    """The vendor's wish is how long the run waits; a second run isn't sent there meanwhile, and waits as long."""
     await vendors.down("openai", "429")
     first, second = [await attempt.failure(1, without="anthropic") for _ in range(2)]
     assert (first.type, second.type) == ("rate_limited", "provider_busy")
-    assert first.next_retry_delay and first.next_retry_delay.total_seconds() == 200
-    assert second.next_retry_delay and 100 < second.next_retry_delay.total_seconds() <= 200
-    assert not second.non_retryable
+    assert (first.details[1].waits, first.details[1].after_s) == (True, 200)
+    assert second.details[1].waits
+    assert 100 < second.details[1].after_s <= 200
     assert len(vendors.servers["openai"].bodies) == 1
 
 
 async def test_a_worker_without_the_first_key_says_so(attempt: Attempt) -> None:
     """A missing key is a mistake of the setup, and no outage that another vendor should cover up."""
     error = await attempt.failure(1, without="openai")
-    assert (error.message, error.non_retryable) == ("This worker has no key for `openai`.", True)
+    assert (error.message, error.details[1].waits) == ("This worker has no key for `openai`.", True)
 
 
 async def test_our_own_limit_is_no_outage(vendors: Vendors, attempt: Attempt) -> None:

@@ -344,8 +344,8 @@ async def test_a_final_answer_that_escalates_shows_as_escalated(engine: Engine) 
 
 
 async def test_an_empty_answer_escalates(engine: Engine) -> None:
-    """A model that says nothing at all hands over to a person."""
-    done = await engine.run([turn()])
+    """A model that says nothing at all is asked once more, and then hands over to a person."""
+    done = await engine.run([turn(), turn()])
     assert (done.status, done.stopped_by, done.summary) == (
         "escalated",
         "empty_answer",
@@ -354,9 +354,26 @@ async def test_an_empty_answer_escalates(engine: Engine) -> None:
 
 
 async def test_a_final_answer_that_cannot_be_read_escalates(engine: Engine) -> None:
-    """An outcome that doesn't exist isn't taken for one that does."""
-    done = await engine.run([turn(call("final_answer", outcome="great", summary="Done."))])
-    assert (done.status, done.stopped_by) == ("escalated", "final_answer_invalid")
+    """An outcome that doesn't exist isn't taken for one that does, however often it is given; the model's words are kept."""
+    done = await engine.run([turn(call("final_answer", outcome="great", summary="Refunded $49."))] * 4)
+    assert (done.status, done.stopped_by, done.summary) == ("escalated", "final_answer_invalid", "Refunded $49.")
+    assert {c.reason for c in done.calls} == {"validation_failed"}
+
+
+async def test_a_final_answer_can_be_corrected(engine: Engine) -> None:
+    """The model is told what is wrong with its final answer, as with any call, and tries again."""
+    wrong = turn(call("final_answer", outcome="success", summary="Done."))
+    run = await engine.start([wrong, final("resolved", "Done.")])
+    done = await engine.closed(run.id)
+    assert (done.status, done.summary, done.stopped_by) == ("completed", "Done.", "")
+    [(code, message)] = await engine.errors(run.id)
+    assert (code, "`final_answer` can't be read: `outcome`" in message) == ("validation_failed", True)
+
+
+async def test_a_summary_that_is_too_long_is_cut(engine: Engine) -> None:
+    """4,001 characters are no reason to lose a final answer."""
+    done = await engine.run([final("resolved", "x" * 4001)])
+    assert (done.status, len(done.summary)) == ("completed", 4000)
 
 
 async def test_a_script_that_ends_too_early_fails_the_run(engine: Engine) -> None:

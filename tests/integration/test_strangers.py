@@ -442,7 +442,8 @@ STARTS: dict[str, tuple[Sequence[object], str]] = {
     "ticket that doesn't exist": ([{**START, "inputs": {"ticket_id": "T-9999"}, "script": []}], "There is no ticket `T-9999`."),
     "no script and no key": (
         [START],
-        "No model can be reached: set `OPENAI_API_KEY` or `ANTHROPIC_API_KEY` for the worker, or give the run a `--script`.",
+        "No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY` for the worker, "
+        "or give the run a `--script`.",
     ),
 }
 

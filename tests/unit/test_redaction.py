@@ -229,3 +229,23 @@ def test_who_may_stay_in_one_text_may_not_in_the_next() -> None:
     first = Redactor(b"k", frozenset({"ana@example.com"}))
     assert first.redact("ask ana@example.com") == "ask ana@example.com"
     assert "ana@" not in str(replace(first, known=frozenset()).redact("ask ana@example.com"))
+
+
+def test_what_vendors_gave_beside_an_answer_is_taken_out() -> None:
+    """Signed thinking and encrypted reasoning are opaque: nobody can say what is in them, so none of it is in a capsule."""
+    state = {
+        "provider": "anthropic",
+        "model": "m",
+        "items": [{"type": "thinking", "thinking": "They live at 1 Road.", "signature": "x"}],
+    }
+    message: dict[str, Any] = {"role": "assistant", "text": "Hello.", "tool_calls": [], "state": state}
+    values: list[Any] = [message, json.dumps(message), [message], {"messages": [json.dumps(message)]}]
+    for value in values:
+        found = redacted(value)
+        assert "1 Road" not in json.dumps(found)
+        assert "[redacted:provider_state:" in json.dumps(found)
+        assert "Hello." in json.dumps(found)
+        assert redacted(found) == found
+        assert redactor().scan(found) == []
+    assert [hit.rule for hit in redactor().scan(message)] == ["provider_state"]
+    assert redacted({"state": {"provider": "x"}}) == {"state": {"provider": "x"}}

@@ -37,6 +37,16 @@ def test_inputs_are_one_json_object(text: str) -> None:
     assert message(lambda: inputs_of(text)) == f"`--inputs` {MUST_BE}"
 
 
+@pytest.mark.parametrize("text", ['{"a": "\\ud83d"}', '{"a": ["x", "\\udc00"]}', '{"\\ud83d": 1}'])
+def test_half_of_a_character_is_refused_before_a_run_starts(text: str, tmp_path: Path) -> None:
+    """It couldn't be sent: of a file with such a line, no run is started."""
+    said = "holds half of a character, such as `\\ud83d` without its other half; correct it."
+    assert message(lambda: inputs_of(text)) == f"`--inputs` {said}"
+    path = tmp_path / "inputs.jsonl"
+    path.write_text(f'{{"ticket_id": "T-1001"}}\n{text}\n')
+    assert message(lambda: read_inputs_file(path)) == f"`{path}`, line 2: {said}"
+
+
 @given(st.lists(OBJECTS, min_size=1, max_size=5))
 def test_each_line_is_a_run(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]) -> None:
     """A file of JSON lines gives one run's inputs a line, whatever characters are in them; blank lines are passed over."""

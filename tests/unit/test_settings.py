@@ -5,7 +5,19 @@ import pytest
 from policies.errors import InvalidInput
 from remit.settings import Settings, load
 
-KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "REMIT_PROVIDER", "REMIT_FALLBACK")
+KEYS = (
+    "GEMINI_API_KEY",
+    "GOOGLE_API_KEY",
+    "GOOGLE_GEMINI_BASE_URL",
+    "REMIT_GOOGLE_DOOR",
+    "GOOGLE_CLOUD_PROJECT",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "REMIT_PROVIDER",
+    "REMIT_FALLBACK",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +36,11 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}, "openai", ("anthropic",)),
         ({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k", "REMIT_PROVIDER": "anthropic"}, "anthropic", ("openai",)),
         ({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k", "REMIT_FALLBACK": "off"}, "openai", ()),
+        ({"GEMINI_API_KEY": "k"}, "google", ()),
+        ({"GOOGLE_API_KEY": "k", "OPENAI_API_KEY": "k"}, "openai", ("google",)),
+        ({"GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:1"}, "google", ()),
+        ({"REMIT_GOOGLE_DOOR": "vertex", "OPENAI_API_KEY": "k", "REMIT_PROVIDER": "google"}, "google", ("openai",)),
+        ({"GOOGLE_CLOUD_PROJECT": "p"}, "", ()),
     ],
 )
 def test_the_keys_say_who_answers_and_who_helps_out(

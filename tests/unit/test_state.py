@@ -19,10 +19,13 @@ from workflows.keys import idempotency_key
 from workflows.messages import (
     AssistantMessage,
     Capsule,
+    Classification,
     KillState,
     Message,
     Minted,
+    Move,
     PauseState,
+    ProviderWait,
     ScriptTurn,
     Segment,
     StartInput,
@@ -134,6 +137,12 @@ def whole() -> RunState:
         fell_back_from="openai: down",
         tally=Tally(denied=1),
         stepped_down="draft",
+        moves=[Move(tier=2, step=1, why="policy", words="policy refunds")],
+        classification=Classification(labels=("refund",), confidence=0.5),
+        waiting=ProviderWait(provider="openai", code="timeout", message="None.", since=NOW, next_try=NOW + 15, tries=1),
+        reminded=True,
+        retries=1,
+        last_retry="openai: timeout",
     )
     run.append(UserMessage(text="hello"))
     run.refuse("decide", "malformed", "no", NOW)
@@ -189,6 +198,9 @@ def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
         "stage",
         "over_ceiling",
         "withheld",
+        "model_protocol",
+        "answer",
+        "privacy",
     )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from activities.providers.google import GoogleProvider, Vertex
 from tests.wire.packages import NODE, install
 from tests.wire.server import KEY, CannedServer, Provider, ProviderName, provider_at
 
@@ -57,6 +58,20 @@ async def connect() -> AsyncIterator[Callable[..., Provider]]:
 
     def make(name: ProviderName, url: str, key: str = KEY) -> Provider:
         made.append(provider_at(name, url, key))
+        return made[-1]
+
+    yield make
+    for provider in made:
+        await provider.aclose()
+
+
+@pytest.fixture
+async def google() -> AsyncIterator[Callable[..., GoogleProvider]]:
+    """Makes a provider of Google's models for a URL, and closes it after the test."""
+    made: list[GoogleProvider] = []
+
+    def make(url: str, key: str = KEY, vertex: Vertex | None = None) -> GoogleProvider:
+        made.append(GoogleProvider("" if vertex else key, url, vertex))
         return made[-1]
 
     yield make

@@ -34,7 +34,7 @@ def provider_at(name: ProviderName, url: str, key: str = KEY) -> Provider:
 
 
 class CannedServer:
-    """Gives one answer to every request and remembers the bodies. Use it as an async context manager.
+    """Gives one answer to every request and remembers the bodies and the heads. Use it as an async context manager.
 
     Attributes:
         mode: `answer` at once, `hang` after the request was read, or `dribble` an endless body.
@@ -45,16 +45,17 @@ class CannedServer:
     def __init__(self) -> None:
         self.mode: Literal["answer", "hang", "dribble"] = "answer"
         self.bodies: list[bytes] = []
+        self.heads: list[bytes] = []
         self.received = asyncio.Event()
         self.closed = asyncio.Event()
         self.url = ""
         self._status = 200
         self._headers: dict[str, str] = {}
         self._body = b""
-        self._first: list[object] = []
+        self._first: list[Mapping[str, object] | tuple[int, object]] = []
 
-    def begin(self, *bodies: object) -> None:
-        """Give these answers to the first requests, one each, as 200; then what `answer` said."""
+    def begin(self, *bodies: Mapping[str, object] | tuple[int, object]) -> None:
+        """Give these answers to the first requests, one each, as 200 unless it is a pair of status and answer."""
         self._first = [*bodies]
 
     def answer(self, body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
@@ -81,6 +82,7 @@ class CannedServer:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            self.heads.append(head)
             self.bodies.append(await reader.readexactly(length))
             self.received.set()
             if self.mode == "hang":
@@ -96,7 +98,9 @@ class CannedServer:
             else:
                 status, given, body = self._status, self._headers, self._body
                 if self._first:
-                    status, given, body = 200, JSON, json.dumps(self._first.pop(0)).encode()
+                    first = self._first.pop(0)
+                    status, said = first if isinstance(first, tuple) else (200, first)
+                    given, body = JSON, json.dumps(said).encode()
                 fields = {**given, "content-length": str(len(body))}
                 lines = [f"HTTP/1.1 {status} Canned", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
                 writer.write("\r\n".join(lines).encode() + body)

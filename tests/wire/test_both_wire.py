@@ -110,7 +110,7 @@ async def test_a_rate_limit_carries_the_servers_wish(name: ProviderName, aimock:
 
 @pytest.mark.parametrize(
     ("model", "code", "retryable"),
-    [("broken", "overloaded", True), ("overloaded", "overloaded", True), ("unknown", "bad_request", False)],
+    [("broken", "overloaded", True), ("overloaded", "overloaded", True), ("unknown", "unknown_model", False)],
 )
 async def test_a_status_decides_whether_to_retry(
     name: ProviderName, aimock: str, connect: Connect, model: str, code: str, retryable: bool
@@ -251,7 +251,8 @@ async def test_an_error_quotes_nothing_that_was_sent(name: ProviderName, server:
     server.answer({"error": {"message": echo, "type": "invalid_request_error", "code": f"no {KEY}"}}, 400)
     error = await failure(connect(name, server.url))
     assert error.message == (
-        "The provider refused the call (400 `invalid_request_error`); check the model's name and the base URL."
+        "The provider refused the call (400 `invalid_request_error`); "
+        "check the model's name, the base URL and the server's own log."
     )
     shown = "".join(traceback.format_exception(error))
     assert KEY not in shown

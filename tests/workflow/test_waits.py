@@ -1,15 +1,12 @@
 """Waiting for people and for the end of a run's time, on a server that skips it."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-from temporalio.client import WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError
+from temporalio.client import WorkflowHandle
 
-from remit.embedded import free_port
 from tests.engine import Engine, call, final, turn
-from tests.workflow.conftest import SetLimits, time_skipping
+from tests.workflow.conftest import SetLimits
 from workflows.messages import RunResult, RunSummary
 
 ONE = turn(call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate"))
@@ -122,16 +119,3 @@ async def test_a_kill_ends_the_wait_for_people(skipping: Engine) -> None:
     await run.signal("kill", {"reason": "stop"})
     assert (await end(skipping, run)).status == "killed"
     assert await open_for(run) < timedelta(seconds=600)
-
-
-async def test_a_model_that_cannot_be_reached_fails_the_run(home: Path) -> None:
-    """After six tries the workflow fails with the provider's sentence."""
-    async with time_skipping(home, openai_base_url=f"http://127.0.0.1:{free_port()}/v1") as engine:
-        run = await engine.remit.start("billing-resolution", {"ticket_id": "T-1001"})
-        with pytest.raises(WorkflowFailureError) as failed:
-            await run.result()
-        assert isinstance(failed.value.cause, ApplicationError)
-        assert failed.value.cause.message == (
-            "The provider can't be reached, or broke the connection off; check the network and the base URL."
-        )
-        assert await open_for(run) > timedelta(seconds=30)
