@@ -30,7 +30,7 @@ class OpenAIProvider:
 
     def __init__(self, api_key: str, base_url: str | None = None) -> None:
         base_url = _http.checked_url(base_url, "OPENAI_BASE_URL") if base_url else _VENDOR
-        self._dialect = dialect_of(base_url)
+        self._dialect: Dialect = dialect_of(base_url)
         self._secret = _http.checked_key(api_key, _KEY)
         self._client = openai.AsyncOpenAI(
             api_key=self._secret,
@@ -40,7 +40,7 @@ class OpenAIProvider:
         )
 
     async def complete(self, request: ModelRequest) -> Completion:
-        dialect = self._dialect
+        dialect: Dialect = self._dialect
         try:
             return await self._ask(request, dialect)
         except _OtherName as refusal:
