@@ -48,6 +48,7 @@ from remit.keyring import RootKeys
 from remit.oidc import service_token
 from remit.proof.keeping import Preparer, begin
 from remit.providers import providers as _providers
+from remit.providers import servers
 from remit.sandbox import runner
 from remit.settings import ROOT, Settings, load
 from remit.trace_keys import TraceKeys
@@ -166,9 +167,11 @@ def _build(
     models = ModelConfig(
         provider=settings.model_provider,
         fallbacks=settings.model_fallbacks,
+        reached=settings.model_providers,
         model=settings.model,
         strong_model=settings.model_strong,
         price=settings.declared_price,
+        unknown_output_tokens=settings.max_output_tokens,
     )
     capabilities = Capabilities(
         ledger,
@@ -203,7 +206,7 @@ def _build(
     )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results, meter)
-    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings), meter)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings), meter, servers(closing))
     records = RecordActivities(ledger, runs, storage)
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(

@@ -1,6 +1,7 @@
 """`admit`: who the agent is, what it is pinned to, whom the run is for. The only place where a run's authority comes from."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,10 +18,13 @@ from activities.ledger import breaker, rollouts, switches
 from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.meter import Meter, capped
+from activities.model_cards import UNKNOWN_OUTPUT_TOKENS
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.releases import Releases
 from activities.reviews import Reviews
 from activities.runs import Runs
+from activities.servers import key_of
+from activities.tiers import pinned
 from policies.autonomy import lowest
 from policies.errors import (
     CapReached,
@@ -59,15 +63,19 @@ class ModelConfig(Frozen):
     Attributes:
         provider: `openai` or `anthropic`; empty when there is no key.
         fallbacks: the other providers that there are keys for, to be asked when `provider` is down.
+        reached: all providers that there are keys for.
         model, strong_model: override the agents' routes at `provider`, for servers with models of their own.
         price: declared price of the overriding models.
+        unknown_output_tokens: the limit of answers of models of which nobody says how long those may be.
     """
 
     provider: str = ""
     fallbacks: tuple[str, ...] = ()
+    reached: tuple[str, ...] = ()
     model: str = ""
     strong_model: str = ""
     price: Price | None = None
+    unknown_output_tokens: int = UNKNOWN_OUTPUT_TOKENS
 
 
 class AuthorityActivities:
@@ -202,6 +210,7 @@ class AuthorityActivities:
             stage=rollout.weight if rollout and arm else 0,
             over_ceiling=over,
             withheld=withheld,
+            moves_up=agent.moves_up,
             model_protocol=1,
             answer="text" if agent.answer == "text" else "",
         )
@@ -265,21 +274,47 @@ class AuthorityActivities:
         if scripted:
             return Route(models=SCRIPTED)
         config = self._models
-        if not config.provider:
+        if not config.provider and not all(tier.provider for tier in agent.route):
             raise MissingKey(
                 "No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY` for the worker, "
                 "or give the run a `--script`."
             )
-        models = agent.models(config.provider)
-        if config.model:
-            wanted = (config.model, config.strong_model or config.model)
-            models = tuple(ModelChoice(provider=config.provider, model=m, price=config.price) for m in wanted)
+        models = self._overridden(agent, agent.models(config.provider, config.unknown_output_tokens))
         for choice in models:
             if not choice.model:
                 raise InvalidInput(f"Agent `{agent.name}` has no model for `{config.provider}` in its route.")
         # An agent goes to another vendor only where its own route names models there, for each of its tiers.
-        others = (agent.models(provider) for provider in config.fallbacks)
-        route = Route(models=models, fallbacks=tuple(o for o in others if all(choice.model for choice in o)))
+        others = (agent.models(provider, config.unknown_output_tokens) for provider in config.fallbacks)
+        route = Route(models=models, fallbacks=tuple(o for o in others if all(choice.model for choice in o) and o != models))
         for choice in (c for each in (route.models, *route.fallbacks) for c in each):
+            self._check_reached(agent, choice)
             prices.check(choice)
         return route
+
+    def _overridden(self, agent: AgentFile, models: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
+        """The route with the worker's own models in the place of those at its provider, if it has any set."""
+        config = self._models
+        if not config.model:
+            return models
+        first, strong = (
+            pinned(ModelChoice(provider=config.provider, model=name, price=config.price), config.unknown_output_tokens)
+            for name in (config.model, config.strong_model or config.model)
+        )
+        if not any(tier.provider for tier in agent.route):
+            return first, strong
+        named = [i for i, tier in enumerate(agent.route) if not tier.provider]
+        return tuple(c if i not in named else first if i == named[0] else strong for i, c in enumerate(models))
+
+    def _check_reached(self, agent: AgentFile, choice: ModelChoice) -> None:
+        """Whether this worker has the key for `choice`.
+
+        Raises:
+            MissingKey: it hasn't.
+        """
+        if choice.base_url:
+            key_of(choice, os.environ)
+        elif choice.provider not in (*self._models.reached, self._models.provider, *self._models.fallbacks):
+            raise MissingKey(
+                f"A tier of agent `{agent.name}` is at `{choice.provider}`, and this worker has no key for it; set "
+                f"`{'GEMINI' if choice.provider == 'google' else choice.provider.upper()}_API_KEY`."
+            )

@@ -9,11 +9,14 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
+from activities.model_cards import UNKNOWN_OUTPUT_TOKENS
+from activities.tiers import MAX_TIERS, Tier
 from policies.budgets import lower
 from policies.bundle import Bundle, compile_policy, explain
 from policies.caps import Caps
 from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
 from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
+from policies.rising import MovesUp
 from policies.routing import ModelChoice
 from policies.value import Value
 from tools.catalog import Catalog
@@ -37,19 +40,12 @@ class Subject(Frozen):
     input: str
 
 
-class Tier(Frozen):
-    """One tier of the route: the model to use, by provider. `scripted` needs none."""
-
-    openai: str = ""
-    anthropic: str = ""
-    google: str = ""
-
-
 class AgentFile(Frozen):
     """The content of an `agent.toml`, with the prompt beside it.
 
     Attributes:
         priority: 1 goes before everything else that waits for a worker, 5 after it; without one, 3.
+        moves_up: when its route moves up to a stronger tier, next to what policy asks for.
         answer: how the model ends a run: by calling `final_answer`, or with `text` by saying something and calling nothing.
         weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
     """
@@ -67,7 +63,8 @@ class AgentFile(Frozen):
     scopes: tuple[str, ...]
     subject: Subject | None = None
     inputs: dict[str, Input] = Field(default_factory=dict)
-    route: tuple[Tier, ...] = Field(min_length=1, max_length=2)
+    route: tuple[Tier, ...] = Field(max_length=MAX_TIERS)
+    moves_up: MovesUp | None = Field(default=None, exclude_if=lambda rules: rules is None)
     priority: int | None = Field(default=None, ge=1, le=5)
     weight: int | None = Field(default=None, ge=1, le=1000)
     answer: Literal["final_answer", "text"] = "final_answer"
@@ -108,9 +105,13 @@ class AgentFile(Frozen):
                 state = "is missing" if value is None else f"doesn't match `{spec.pattern}`"
                 raise InvalidInput(f"Agent `{self.name}`: the input `{name}` {state}; it takes {known}.")
 
-    def models(self, provider: str) -> tuple[ModelChoice, ...]:
-        """The route's models at `provider`, cheap first."""
-        return tuple(ModelChoice(provider=provider, model=str(getattr(tier, provider))) for tier in self.route)
+    def models(self, provider: str, unknown_output_tokens: int = UNKNOWN_OUTPUT_TOKENS) -> tuple[ModelChoice, ...]:
+        """The route's models for a worker whose provider is `provider`, cheap first. One that it doesn't name is empty.
+
+        Args:
+            unknown_output_tokens: the limit for models of which nobody says how long their answers may be.
+        """
+        return tuple(tier.choice(provider, unknown_output_tokens) for tier in self.route)
 
 
 SAME = ("name", "id", "status", "subject", "inputs")
@@ -216,6 +217,15 @@ class Library:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` isn't among its inputs.")
         if agent.subject and not agent.inputs[agent.subject.input].required:
             raise AgentInvalid(f"{where}: the subject's input `{agent.subject.input}` must be required.")
+        if not agent.route:
+            raise AgentInvalid(f"{where}: its route has no tier; add one as `[[route]]`.")
+        for number, tier in enumerate(agent.route, 1):
+            if tier.problem:
+                raise AgentInvalid(f"{where}: tier {number} of its route {tier.problem}.")
+        if agent.moves_up and agent.moves_up.problem:
+            raise AgentInvalid(f"{where}: `moves_up` {agent.moves_up.problem}.")
+        if agent.moves_up and len(agent.route) < 2:
+            raise AgentInvalid(f"{where}: `moves_up` needs a second tier in the route to move up to.")
         unknown = set(agent.limits) - set(UsageLimits.model_fields)
         if unknown:
             raise AgentInvalid(f"{where}: `limits` has no `{sorted(unknown)[0]}`.")

@@ -105,7 +105,7 @@ class Meter:
             run_id=capsule.run_id,
             agent=capsule.agent.name,
             tokens=estimate.input_tokens + estimate.output_tokens,
-            cost_micro_usd=prices.cost(choice, estimate)[0],
+            cost_micro_usd=prices.at_most(choice, estimate),
         )
         await self._charge(wanted, caps)
         try:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities import answers, prices
+from activities.classifying import request_to_classify
 from activities.gates import DOWN_AFTER, LONGEST_PAUSE_SECONDS, Busy, Gate
 from activities.heartbeat import beating
 from activities.meter import Meter, billed, capped
@@ -103,6 +104,10 @@ def request_of(
     most = (choice.max_output_tokens or OLD_MAX_OUTPUT_TOKENS) << call.room
     if choice.output_ceiling:
         most = min(most, choice.output_ceiling)
+    if call.classify:
+        asked = request_to_classify(call, capsule, model, messages, script)
+        more = {"max_output_tokens": most, "effort": choice.effort, "timeout_s": max(120.0, most / TOKENS_A_SECOND)}
+        return asked.model_copy(update=more)
     if call.summarise is None:
         shown = [o for effect, o in tools if offered(capsule.agent.mode, effect) and (call.paging or o.name != READ_MORE)]
         system, offers = capsule.prompt + TOLD[capsule.agent.mode], (*shown, _FINAL_OFFER)
@@ -148,12 +153,26 @@ class ModelActivities:
         catalog: Catalog,
         gates: Mapping[str, Gate],
         meter: Meter,
+        open_server: Callable[[ModelChoice], ModelProvider] | None = None,
     ) -> None:
+        """`providers` and `gates` are by endpoint. `open_server` reaches a server that only a tier names, at its first call."""
         self._meter = meter
         self._runs = runs
-        self._providers = providers
+        self._providers = dict(providers)
         self._catalog = catalog
-        self._gates = {name: gates.get(name) or Gate(name) for name in providers}
+        self._gates = dict(gates)
+        self._open_server = open_server
+
+    def _reached(self, choice: ModelChoice) -> bool:
+        """Whether this worker reaches `choice`; from then on there are a provider and a gate for its endpoint.
+
+        Raises:
+            MissingKey: its server's key isn't set here.
+        """
+        if choice.base_url and choice.endpoint not in self._providers and self._open_server:
+            self._providers[choice.endpoint] = self._open_server(choice)
+        self._gates.setdefault(choice.endpoint, Gate(choice.endpoint))
+        return choice.endpoint in self._providers
 
     async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice) -> ModelRequest:
         scripted = choice.provider == "scripted"
@@ -183,6 +202,7 @@ class ModelActivities:
                 choice, completion, why = await self._answer(choices, asked, end, lost)
                 tell({"gen_ai.response.model": completion.model})
                 micro_usd, price_digest = prices.cost(choice, completion.usage)
+                saved = prices.saved(choice, completion.usage)
             except Busy as e:
                 error = ProviderError(PROVIDER_BUSY, e.message, retryable=True, retry_after_s=e.after_s)
                 raise self._failure(choices[0], error, lost) from None
@@ -196,7 +216,8 @@ class ModelActivities:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
         message = answers.presentable(completion.message, asked.messages(choice), f"r{call.cursor}")
         noted = message if call.summarise is None else summary_note(message.text)
-        self._runs.wrote(call.capsule, call.cursor, noted.model_dump_json())
+        if not call.classify:  # a classification is no message of the transcript
+            self._runs.wrote(call.capsule, call.cursor, noted.model_dump_json())
         return ModelTurn(
             message=message,
             usage=completion.usage,
@@ -211,6 +232,7 @@ class ModelActivities:
             retried=tuple(lost.reasons),
             stop=completion.stop,
             dialect=completion.dialect,
+            saved_micro_usd=saved,
         )
 
     def _failure(self, choice: ModelChoice, error: ProviderError, lost: "Lost") -> ApplicationError:
@@ -250,9 +272,9 @@ class ModelActivities:
             ProviderError: the first one's; the message says why the others didn't help.
         """
         first, *rest = choices
-        if first.endpoint not in self._providers:
+        if not self._reached(first):
             raise MissingKey(f"This worker has no key for `{first.endpoint}`.")
-        reached = (first, *(c for c in rest if c.endpoint in self._providers))
+        reached = (first, *(c for c in rest if self._reached(c)))
         order = sorted(reached, key=lambda c: not self._gates[c.endpoint].usable())
         tries = asked.call.tries + activity.info().attempt
         why = "" if order[0] == first else f"{first.provider}: down"
@@ -268,9 +290,9 @@ class ModelActivities:
             except Busy as e:
                 if choice == first:
                     raise
-                failed[choice.provider] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
+                failed[choice.endpoint] = ProviderError(PROVIDER_BUSY, e.message, retryable=True)
             except ProviderError as e:
-                failed[choice.provider] = e
+                failed[choice.endpoint] = e
                 lost.calls += billed(e)
                 if e.retryable:
                     gate.failed(e)

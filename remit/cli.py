@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -24,6 +25,7 @@ from remit.connection import connect, storage_of
 from remit.deploy import deploy
 from remit.effects import effects
 from remit.login import login, logout, whoami
+from remit.models import models, route_warnings, routes
 from remit.options import AppDir, AsJson
 from remit.people import people
 from remit.privacy import codec_keys, codec_server
@@ -67,7 +69,7 @@ app.add_typer(tools, name="tools")
 app.add_typer(schedule, name="schedule")
 app.add_typer(feedback, name="feedback")
 PROOF = (trace, roots, capsule, verify, backtest, fork)
-for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome, report):
+for command in (*stops.COMMANDS, *PROOF, caps, login, whoami, logout, deploy, outcome, report, models):
     app.command()(command)
 
 Run = Annotated[str, typer.Argument(help="The run's workflow id, as `remit runs` lists it.", show_default=False)]
@@ -396,23 +398,30 @@ def agents(as_json: AsJson = False, app_dir: AppDir = None) -> None:
 @policy.command("check")
 def policy_check(
     folder: Annotated[Path | None, typer.Argument(help="A bundle's folder; by default all bundles and agents.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings about models count as problems.")] = False,
     as_json: AsJson = False,
     app_dir: AppDir = None,
 ) -> None:
-    """Check that policies parse, validate against the tools, and fit the agents."""
+    """Check that policies parse, validate against the tools, and fit the agents; warn of models that won't do."""
     from remit.apps import assemble
 
     del app_dir
-    library = assemble(load()).library
+    settings = load()
+    library = assemble(settings).library
     problems = library.problems() if folder is None else library.folder_problems(folder)
+    today = datetime.now(UTC).date()
+    warnings = route_warnings(routes(library, settings, today)) if folder is None and not problems else []
+    bad = bool(problems) or (strict and bool(warnings))
     if as_json:
-        render.print_json({"ok": not problems, "problems": problems})
-    elif problems:
-        for problem in problems:
-            print(f"remit: {problem}", file=sys.stderr)
-    else:
+        render.print_json({"ok": not bad, "problems": problems, "warnings": warnings})
+        raise typer.Exit(1 if bad else 0)
+    for problem in problems:
+        print(f"remit: {problem}", file=sys.stderr)
+    for warning in warnings:
+        print(f"remit: warning: {warning}", file=sys.stderr)
+    if not bad:
         print(f"{'All bundles and agents are' if folder is None else 'The bundle is'} in order.")
-    raise typer.Exit(1 if problems else 0)
+    raise typer.Exit(1 if bad else 0)
 
 
 def _version(wanted: bool) -> None:

@@ -1,17 +1,21 @@
 """The model providers that a process reaches, as its settings say."""
 
+import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from activities.providers.base import ModelProvider
 from activities.providers.scripted import ScriptedProvider
+from activities.servers import key_of
 from policies.errors import MissingKey
+from policies.routing import ModelChoice
 from remit.settings import Settings
 
 if TYPE_CHECKING:
     from activities.providers.google import GoogleProvider
 
-__all__ = ["providers"]
+__all__ = ["providers", "servers"]
 
 
 def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelProvider]:
@@ -39,6 +43,43 @@ def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPro
         closing.push_async_callback(google.aclose)
         found["google"] = google
     return found
+
+
+def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
+    """How to reach a server that a tier names by itself; each is closed with `closing`."""
+
+    def opened(choice: ModelChoice) -> ModelProvider:
+        key = key_of(choice, os.environ)
+        if choice.provider == "openai":
+            from activities.providers.openai import OpenAIProvider
+
+            openai = OpenAIProvider(key, choice.base_url, choice.key_variable or "OPENAI_API_KEY")
+            closing.push_async_callback(openai.aclose)
+            return openai
+        if choice.provider == "anthropic":
+            from activities.providers.anthropic import AnthropicProvider
+
+            anthropic = AnthropicProvider(api_key=key, base_url=choice.base_url)
+            closing.push_async_callback(anthropic.aclose)
+            return anthropic
+        google = _google_at(key, choice.base_url)
+        closing.push_async_callback(google.aclose)
+        return google
+
+    return opened
+
+
+def _google_at(key: str, base_url: str) -> "GoogleProvider":
+    """Google's API at another server.
+
+    Raises:
+        MissingKey: its SDK, which is an extra, isn't there.
+    """
+    try:
+        from activities.providers.google import GoogleProvider
+    except ModuleNotFoundError:
+        raise MissingKey("Google's SDK isn't installed; install it with `pip install 'remit[google]'`.") from None
+    return GoogleProvider(key, base_url)
 
 
 def _google(settings: Settings) -> "GoogleProvider | None":

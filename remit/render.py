@@ -210,6 +210,10 @@ def show(run: RunSummary) -> list[object]:
             f"{usage.input_tokens + usage.output_tokens:,} tokens, {usd(usage.cost_micro_usd)}{unknown_cost(usage)}",
         ),
     ]
+    if about := run.classification:
+        labels = escape(", ".join(about.labels)) or "no class that was read"
+        facts.append(("About", f"{labels}, with confidence {about.confidence:g}, as the cheapest model says"))
+    facts += [("Moved up", escape(f"to tier {m.tier} at step {m.step}, for {m.why}: {m.words}")) for m in run.moves]
     if run.withheld:
         facts.append(("Not offered", escape("; ".join(f"{w.name}, {w.why}" for w in run.withheld))))
     if waiting := run.waiting:

@@ -26,6 +26,7 @@ PURE = (
     "workflows.ports",
     "workflows.records",
     "workflows.rollout_messages",
+    "workflows.rising",
     "workflows.state",
     "workflows.turn",
     "workflows.view",

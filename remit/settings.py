@@ -53,6 +53,7 @@ class Settings(BaseSettings):
         login_hours: how long after a login its key may sign.
         temporal_auth: `oidc` for a Temporal server that wants a token of the client-credentials grant.
         temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
+        max_output_tokens: the limit of an answer of models of which nobody says how long their answers may be.
         fallback: whether a model call may go to another provider that there is a key for, when the route's first is down.
         openai_concurrency, anthropic_concurrency, google_concurrency: model calls that one worker has in flight there;
             None is no limit.
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     provider: Literal["", "openai", "anthropic", "google"] = ""
     model: str = ""
     model_strong: str = ""
+    max_output_tokens: int = Field(default=4096, ge=1)
     fallback: Literal["on", "off"] = "on"
     caps: Path | None = None
     openai_concurrency: int | None = Field(default=None, ge=1)
@@ -229,6 +231,11 @@ class Settings(BaseSettings):
     def model_fallbacks(self) -> tuple[str, ...]:
         """The other providers that there are keys for, unless calls may not go there."""
         return tuple(p for p in self._reachable if p != self.model_provider) if self.fallback == "on" else ()
+
+    @property
+    def model_providers(self) -> tuple[str, ...]:
+        """All providers that there are keys for, and `provider`."""
+        return tuple(dict.fromkeys(filter(None, (self.model_provider, *self._reachable))))
 
     @property
     def _reachable(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from policies.identity import Directory
 from policies.models import RISKS, Risk, RunStatus
 from policies.switches import subject_tag
 from tools import registry
-from workflows import counts, inbox, options, ports
+from workflows import counts, inbox, options, ports, rising
 from workflows.answer import SUMMARY, final_answer, words_of
 from workflows.fleet_messages import ConfirmKill
 from workflows.inbox import DecideSignal, KillSignal, PauseSignal
@@ -78,7 +78,6 @@ MAX_ROOM = 2
 FIRST_WAIT_SECONDS = 15
 LONGEST_WAIT_SECONDS = 300
 MAX_STRANGERS = 50
-STRONG = 2
 DECIDE_AGAIN = "decide_again"
 LAST = ("killed", "indeterminate")  # outcomes after which nothing more is done
 RENEW_SECONDS = 60
@@ -324,6 +323,9 @@ class AgentRun:
     async def _decide(self) -> tuple[AssistantMessage, Turn, list[Call]]:
         """The model's next turn, its calls judged. A turn that needs the strong model is dropped, and decided again by it."""
         state, capsule = self._state, self._capsule
+        if rising.classification_due(state, capsule):
+            state.classification = rising.classified(state, capsule, await self._classified())
+        state.rise(rising.before_turn(state, capsule))
         while True:
             answer = await self._whole()
             requests = Turn.requests(answer.message, strict=self._strict)
@@ -332,14 +334,19 @@ class AgentRun:
             turn = Turn(state, capsule, registry.current(), charged.tool_calls, watcher=self.watcher)
             calls = await asyncio.gather(*(self._authorize(turn, i, r) for i, r in requests))
             self._check()
-            rises = state.tier < STRONG and capsule.over_ceiling is None
-            if rises and any(c.verdict and c.verdict.route_strong for c in calls):
-                state.tier = STRONG
+            if state.rise(rising.after_judging(state, capsule, calls)):
                 continue
             state.usage = charged
             state.began(capsule.context_rules, answer.usage.input_tokens)
             state.append(answer.message)
             return answer.message, turn, list(calls)
+
+    async def _classified(self) -> ModelTurn | None:
+        """What the cheapest tier says the run is about; None when that is more than it can read."""
+        try:
+            return await self._ask("classifies", classify=True)
+        except TooLong:
+            return None
 
     async def _whole(self) -> ModelTurn:
         """The model's answer, once it is whole: each reason why a model stops has a path of its own.
@@ -385,7 +392,7 @@ class AgentRun:
             raise UsageLimitExceeded("context_exceeded", said)
         self._state.compacted(window)
 
-    async def _ask(self, what: str, *, summarise: int | None = None, room: int = 0) -> ModelTurn:
+    async def _ask(self, what: str, *, summarise: int | None = None, room: int = 0, classify: bool = False) -> ModelTurn:
         """One model call, charged. A provider or a cap that is at its limit is waited for; the run's wall time bounds that.
 
         Raises:
@@ -409,6 +416,7 @@ class AgentRun:
                         paging=self._strict or bool(state.refs),
                         room=room,
                         tries=state.waiting.tries if state.waiting else 0,
+                        classify=classify,
                     ),
                     summary=f"step {state.step}: {capsule.route.choose(state.tier).model} {what}",
                 )
@@ -506,6 +514,7 @@ class AgentRun:
             state.fallbacks, state.fell_back_from = state.fallbacks + 1, answer.fallback_from
         state.repeated(answer.retried)
         state.simulated = state.simulated or answer.usage.simulated
+        state.tally = state.tally.read(answer.usage, answer.saved_micro_usd)
         state.usage = budgets.charge_model(
             state.usage,
             input_tokens=answer.usage.input_tokens,
@@ -673,7 +682,7 @@ class AgentRun:
             if i not in parked:
                 raise error
         if any(o.reason == DECIDE_AGAIN for o in done.values()):
-            state.tier = STRONG
+            state.rise(rising.decided_again(state, self._capsule))
         if any(o.status == "killed" for o in done.values()):
             self._engage_kill(KillSignal(reason="a kill switch covers this run", by="ledger"))
             raise Halted
@@ -838,7 +847,7 @@ class AgentRun:
         """
         if call.refusal:
             raise call.refusal
-        if call.verdict and call.verdict.route_strong and self._state.tier < STRONG:
+        if call.verdict and call.verdict.route_strong and self._state.tier < self._capsule.route.last:
             # Nobody is asked to approve what the cheap model decided: the policy would refuse it all the same.
             changed = "A person edited this" if call.edits else "The sums for this subject have risen"
             raise ToolRefusal(DECIDE_AGAIN, f"{changed}; decide anew whether this is right.")

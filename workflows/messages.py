@@ -27,6 +27,7 @@ from policies.models import (
     Usage,
     UsageLimits,
 )
+from policies.rising import MovesUp, WhyMoved
 from policies.rollout import Arm
 from policies.routing import Route
 from policies.value import OverCeiling
@@ -35,6 +36,7 @@ from tools.results import READ_MORE
 __all__ = [
     "AGENT_RUN",
     "CAP_REACHED",
+    "CLASSIFY",
     "ENCRYPTED",
     "ENCRYPTION_KEY",
     "FINAL_ANSWER",
@@ -55,6 +57,7 @@ __all__ = [
     "CallModel",
     "Capped",
     "Capsule",
+    "Classification",
     "Decided",
     "Delegation",
     "ExecuteTool",
@@ -64,6 +67,7 @@ __all__ = [
     "MintCapability",
     "Minted",
     "ModelTurn",
+    "Move",
     "PauseState",
     "PinnedTool",
     "ProviderFailure",
@@ -96,6 +100,8 @@ __all__ = [
 AGENT_RUN = "AgentRun"
 FINAL_ANSWER = "final_answer"
 """The tool with which a model ends a run; offered to every agent, and carried out by the workflow itself."""
+CLASSIFY = "classify"
+"""The one tool of the call in which the cheapest tier says what a run is about; nothing is carried out for it."""
 LOST = "remit/lost"
 """Encoding of a payload in the place of one that external storage hasn't got; its data says so in one sentence."""
 TASK_QUEUE = "remit"
@@ -160,17 +166,21 @@ class ScriptCall(Frozen):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class ScriptTurn(Frozen):
+class ScriptTurn(Lean):
     """What the `scripted` provider answers in one turn.
 
     Attributes:
         stop: why it stops there; by default as the turn looks: to have tools called, or because all is said.
+        classify: the arguments of `classify`, if the run is classified before this turn.
     """
+
+    optional: ClassVar[frozenset[str]] = frozenset({"stop", "classify"})
 
     text: str = ""
     tool_calls: tuple[ScriptCall, ...] = ()
     usage: TokenUsage | None = None
     stop: StopReason | None = None
+    classify: dict[str, JsonValue] | None = None
 
 
 class StartInput(Frozen):
@@ -369,6 +379,7 @@ _ADDED = (
     "stage",
     "over_ceiling",
     "withheld",
+    "moves_up",
     "model_protocol",
     "answer",
 )
@@ -388,6 +399,7 @@ class Capsule(Frozen):
         arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
         over_ceiling: what the agent's outcomes cost, when that was so much that this run keeps to the cheaper model.
         withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
+        moves_up: when its route moves up, next to what policy asks for.
         model_protocol: what the workflow makes of a model's answer. 1: it looks at why the model stopped, waits for a provider
             that can't be reached, and offers the same tools in every turn; 0 in a run from before that.
         answer: `text` when the agent's plain text is its final answer; otherwise the model must call `final_answer`.
@@ -421,6 +433,7 @@ class Capsule(Frozen):
     stage: int = 0
     over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()
+    moves_up: MovesUp | None = Field(default=None, exclude_if=lambda rules: rules is None)
     model_protocol: int = 0
     answer: Literal["", "text"] = ""
 
@@ -503,9 +516,10 @@ class CallModel(Lean):
         paging: whether the run has a result that the model may read on in.
         room: how often this answer was cut off already; each time doubles the limit of output tokens.
         tries: how often the run has asked for this answer in vain, in earlier activities.
+        classify: instead of taking a turn, the model says what the run is about.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"room", "tries"})
+    optional: ClassVar[frozenset[str]] = frozenset({"room", "tries", "classify"})
 
     cursor: int
     transcript: str
@@ -516,6 +530,7 @@ class CallModel(Lean):
     summarise: int | None = None
     paging: bool = False
     room: int = 0
+    classify: bool = False
     tries: int = 0
 
 
@@ -530,9 +545,10 @@ class ModelTurn(Lean):
         stop: why the model stopped; empty in a history from before it was recorded.
         dialect: the form of the request, as its provider module names it, so that the body can be built again.
         retried: what went wrong before, in the order of the attempts, each as in `openai: rate_limited`.
+        saved_micro_usd: what a prompt cache saved in it; negative when writing into one cost more.
     """
 
-    optional: ClassVar[frozenset[str]] = frozenset({"lost", "stop", "dialect", "retried"})
+    optional: ClassVar[frozenset[str]] = frozenset({"lost", "stop", "dialect", "retried", "saved_micro_usd"})
 
     message: AssistantMessage
     usage: TokenUsage
@@ -547,6 +563,38 @@ class ModelTurn(Lean):
     stop: StopReason | Literal[""] = ""
     dialect: str = ""
     retried: tuple[str, ...] = ()
+    saved_micro_usd: int = 0
+
+
+class Classification(Frozen):
+    """What the cheapest tier said the run is about.
+
+    Attributes:
+        labels: those of the agent's classes that it named.
+        confidence: how sure it was, from 0 to 1; 0 when its answer couldn't be read.
+        step: before which turn it was asked.
+    """
+
+    labels: tuple[str, ...] = ()
+    confidence: float = 0.0
+    step: int = 0
+
+
+class Move(Frozen):
+    """A run moved up.
+
+    Attributes:
+        tier: to which one, from 1.
+        step: the turn that this tier decides first.
+        words: why, for people.
+        invalid: how many calls hadn't been well formed by then.
+    """
+
+    tier: int
+    step: int
+    why: WhyMoved
+    words: str
+    invalid: int = 0
 
 
 class RecordedFacts(Frozen):
@@ -798,6 +846,8 @@ class RunSummary(Frozen):
         fallbacks: how many model calls another provider answered than the route's first; `fell_back_from` is the last reason.
         segments: where earlier calls and approvals of a long run are described.
         withheld: tools of the agent that the run wasn't offered.
+        moves: when it moved up to a stronger tier, and why.
+        classification: what the cheapest tier said it is about.
         waiting: set while the run waits for a provider.
         retries: how often a model call had to be repeated; `last_retry` says why the last time, as in `openai: overloaded`.
     """
@@ -831,6 +881,8 @@ class RunSummary(Frozen):
     stage: int = 0
     over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()
+    moves: tuple[Move, ...] = ()
+    classification: Classification | None = None
     waiting: ProviderWait | None = None
     retries: int = 0
     last_retry: str = ""

@@ -10,6 +10,7 @@ from policies.errors import CapReached
 from policies.models import Frozen
 from policies.rollout import Arm
 from policies.value import WITHHELD
+from workflows.messages import TokenUsage
 
 __all__ = ["Fate", "ProposalEnd", "RunEnd", "Tally", "fate"]
 
@@ -50,6 +51,9 @@ class Tally(Frozen):
         waits: seconds from asking to each of those ends, the latest thousand.
         reasons: calls that weren't carried out, by code.
         first_write_at: Unix seconds; 0 when nothing was written.
+        input_tokens: read by model calls; some of them came from a prompt cache (`cached_input_tokens`) or were written into
+            one (`cache_write_tokens`).
+        cache_saved_micro_usd: what that saved, at the prices of the models that answered; negative when it cost more.
     """
 
     denied: int = 0
@@ -64,10 +68,24 @@ class Tally(Frozen):
     waits: tuple[int, ...] = ()
     reasons: dict[str, int] = Field(default_factory=dict[str, int])
     first_write_at: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_saved_micro_usd: int = 0
 
     def more(self, **by: int) -> "Tally":
         """With some of the counts raised."""
         return self.model_copy(update={name: getattr(self, name) + n for name, n in by.items()})
+
+    def read(self, usage: TokenUsage, saved_micro_usd: int) -> "Tally":
+        """With a model call that was answered."""
+        held = min(usage.cached_input_tokens, usage.input_tokens)
+        return self.more(
+            input_tokens=usage.input_tokens,
+            cached_input_tokens=held,
+            cache_write_tokens=min(usage.cache_write_tokens, usage.input_tokens - held),
+            cache_saved_micro_usd=saved_micro_usd,
+        )
 
     def decided(self, what: Fate, waited: int, reviews: int) -> "Tally":
         """With an action that people decided on `waited` seconds after they were asked; one that expired changes nothing."""

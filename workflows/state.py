@@ -16,9 +16,11 @@ from policies.models import ActionFacts, ApprovalStatus, AutonomyMode, Frozen, R
 from workflows.messages import (
     Archive,
     Capsule,
+    Classification,
     KillState,
     Message,
     Minted,
+    Move,
     PauseState,
     ProviderFailure,
     ProviderWait,
@@ -116,6 +118,8 @@ class RunState(BaseModel):
         starts: where the latest turns start in the transcript; only kept when the conversation may be compacted.
         context_tokens: input tokens of the latest model call, until the conversation is compacted.
         tally: what its calls and approvals came to, for the record of it.
+        moves: when it moved up, and why.
+        classification: what the cheapest tier said it is about, once it was asked.
         stepped_down: the mode that the run was found to be held to beside a side effect; it keeps to it until it ends.
         waiting: set while no model can be reached.
         reminded: whether the model was told, since it last called a tool, that text alone doesn't end the run.
@@ -163,6 +167,8 @@ class RunState(BaseModel):
     fell_back_from: str = ""
     tally: Tally = Tally()
     stepped_down: AutonomyMode | None = None
+    moves: list[Move] = Field(default_factory=list[Move])
+    classification: Classification | None = None
     waiting: ProviderWait | None = None
     reminded: bool = False
     retries: int = 0
@@ -384,6 +390,13 @@ class RunState(BaseModel):
         if found and (epoch == 0 or found.epoch <= epoch):
             del self.pauses[scope]
 
+    def rise(self, move: Move | None) -> bool:
+        """Go to a stronger tier from the next model call on; whether there was a move to make."""
+        if move is not None:
+            self.tier = move.tier
+            self.moves.append(move)
+        return move is not None
+
     def step_down(self, mode: AutonomyMode | None) -> None:
         """Hold the agent to `mode` from now on, if that is less than what it may do."""
         if mode:
@@ -449,6 +462,8 @@ class RunState(BaseModel):
             stage=capsule.stage if capsule else 0,
             over_ceiling=capsule.over_ceiling if capsule else None,
             withheld=capsule.withheld if capsule else (),
+            moves=tuple(self.moves),
+            classification=self.classification,
             waiting=self.waiting,
             retries=self.retries,
             last_retry=self.last_retry,

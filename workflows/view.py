@@ -77,6 +77,8 @@ def cockpit(state: RunState, workflow_id: str) -> str:
             lines[-1] += f" Not offered: {'; '.join(f'{_code(w.name)}, {w.why}' for w in capsule.withheld)}."
     if state.fallbacks:
         lines[-1] += f" Answered by a fallback: {state.fallbacks}, last for {_code(state.fell_back_from)}."
+    for move in state.moves:
+        lines[-1] += f" Moved up to tier {move.tier} at step {move.step}: {_code(move.words)}."
     if state.retries:
         lines[-1] += f" Model calls repeated: {state.retries}, last for {_code(state.last_retry)}."
     if capsule and capsule.over_ceiling:

@@ -197,6 +197,7 @@ class RunRecord(Frozen):
         subject_tag: `policies.switches.subject_tag` of whom it was for.
         denied, invalid, errors, repeated, asked, approved, rejected, edited, reviews: as in `workflows.records.Tally`.
         waits, reasons: likewise, as JSON; empty for none, and in runs that ended before they were kept.
+        input_tokens, cached_input_tokens, cache_write_tokens, cache_saved_micro_usd: likewise; 0 in such runs.
         unknown_cost_calls: model calls that nobody knows the cost of, beside `cost_micro_usd`.
         simulated: whether the model was scripted, so that tokens and cost are made up.
         moved_cents: by its writes that happened, or may have.
@@ -235,6 +236,10 @@ class RunRecord(Frozen):
     waits: str = ""
     reasons: str = ""
     simulated: bool = False
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_saved_micro_usd: int = 0
 
 
 class Charge(Frozen):

@@ -249,6 +249,10 @@ run_records = Table(
     Column("waits", Text, nullable=False, server_default=""),
     Column("reasons", Text, nullable=False, server_default=""),
     Column("simulated", Boolean, nullable=False, server_default=false()),
+    Column("input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cached_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cache_write_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("cache_saved_micro_usd", BigInteger, nullable=False, server_default="0"),
     Index("run_records_by_agent", "agent", "recorded_at"),
     Index("run_records_by_workflow", "workflow_id"),
 )

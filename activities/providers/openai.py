@@ -20,6 +20,7 @@ class OpenAIProvider:
 
     Args:
         base_url: another server's, up to and including its `/v1`. None is OpenAI itself, whatever the environment says.
+        key_variable: the name of the variable that holds the key, for messages.
 
     Raises:
         MissingKey: `api_key` can't be sent.
@@ -28,10 +29,11 @@ class OpenAIProvider:
 
     name = "openai"
 
-    def __init__(self, api_key: str, base_url: str | None = None) -> None:
+    def __init__(self, api_key: str, base_url: str | None = None, key_variable: str = _KEY) -> None:
         base_url = _http.checked_url(base_url, "OPENAI_BASE_URL") if base_url else _VENDOR
         self._dialect: Dialect = dialect_of(base_url)
-        self._secret = _http.checked_key(api_key, _KEY)
+        self._key = key_variable
+        self._secret = _http.checked_key(api_key, key_variable)
         self._client = openai.AsyncOpenAI(
             api_key=self._secret,
             base_url=base_url,
@@ -63,7 +65,7 @@ class OpenAIProvider:
         """
         body = body_of(request, dialect)
         raw = await self._post(body, request.timeout_s, dialect)
-        return chat_answer.read(raw, body, request, dialect=dialect, key=_KEY, secret=self._secret)
+        return chat_answer.read(raw, body, request, dialect=dialect, key=self._key, secret=self._secret)
 
     async def _post(self, body: bytes, timeout_s: float, dialect: Dialect) -> bytes:
         # `from None` throughout: the SDK's errors hold the request, and Temporal writes causes into history.
@@ -85,7 +87,7 @@ class OpenAIProvider:
             raise _http.unreachable() from None
         except openai.APIStatusError as error:
             status, found = error.status_code, chat_answer.parsed(error.response.content)
-            refusal = _http.refused(status, error.response.headers, found, key=_KEY, secret=self._secret)
+            refusal = _http.refused(status, error.response.headers, found, key=self._key, secret=self._secret)
             if _http.is_refused_field(status, found, dialect.rpartition(" ")[2]):
                 raise _OtherName(refusal) from None
             raise refusal from None

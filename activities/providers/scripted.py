@@ -5,13 +5,14 @@ import json
 from activities.providers import _http
 from activities.providers.base import Completion, ModelRequest, ProviderError
 from policies.canonical import sha256
-from workflows.messages import FINAL_ANSWER, AssistantMessage, ScriptCall, ScriptTurn, ToolRequest
+from workflows.messages import CLASSIFY, FINAL_ANSWER, AssistantMessage, ScriptCall, ScriptTurn, ToolRequest
 
 __all__ = ["ScriptedProvider", "body_of"]
 
 
 class ScriptedProvider:
-    """Answers the n-th turn of a run, counted from 0, with the n-th turn of its script; a summary with a fixed sentence.
+    """Answers the n-th turn of a run, counted from 0, with the n-th turn of its script; a summary with a fixed sentence,
+    and a classification with that of the turn that comes after it.
 
     A retried call gets the same turn again. A last turn that only says something ends the run: its text becomes the summary
     of a `final_answer`.
@@ -22,6 +23,9 @@ class ScriptedProvider:
     async def complete(self, request: ModelRequest) -> Completion:
         n = request.turn
         turn = ScriptTurn(text="Scripted summary of the earlier steps.") if n is None else _turn(request, n)
+        if [tool.name for tool in request.tools] == [CLASSIFY]:
+            given = (ScriptCall(name=CLASSIFY, arguments=turn.classify),) if turn.classify is not None else ()
+            turn = ScriptTurn(text="Scripted, and not classified.", tool_calls=given)
         calls = tuple(
             ToolRequest(id=f"call_{n}_{i}", name=call.name, arguments=json.dumps(call.arguments, sort_keys=True))
             for i, call in enumerate(turn.tool_calls)

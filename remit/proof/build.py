@@ -95,6 +95,7 @@ class _Run:
         self._first: RunLine | None = None
         self._open: dict[Slot, _Open] = {}
         self._refused = 0
+        self._moves = 0
         self._paused: set[str] = set()
         self._kill: int | None = None
         self._killed_before = False
@@ -119,6 +120,7 @@ class _Run:
             self._paused |= state.pauses.keys()
             if self._first and not self._first.whole:
                 self._refused, self._killed_before = state.refused_total, state.kill.engaged
+                self._moves = len(state.moves)
 
     def tick(self) -> None:
         """Write down what has changed without an activity or a judgement: refusals, pauses, the kill."""
@@ -240,7 +242,7 @@ class _Run:
         )
 
     def _model(self, arg: CallModel, turn: ModelTurn, event: int) -> None:
-        decides = arg.summarise is None
+        decides = arg.summarise is None and not arg.classify
         strict = bool(self._state and self._state.capsule and self._state.capsule.model_protocol)
         requests = Turn.requests(turn.message, strict=strict) if decides else []
         if decides:
@@ -249,8 +251,9 @@ class _Run:
             ModelLine(
                 at=self._now,
                 step=arg.step,
-                purpose="decides" if decides else "sums_up",
+                purpose="classifies" if arg.classify else "decides" if decides else "sums_up",
                 tier=arg.tier,
+                moved=self._why_moved(),
                 provider=turn.provider,
                 model=turn.model,
                 fallback_from=turn.fallback_from,
@@ -267,6 +270,13 @@ class _Run:
         )
         for index, request in requests:
             self._open[arg.step, index] = _Open(request)
+
+    def _why_moved(self) -> str:
+        """Why the run moved up since the last model call; empty when it didn't."""
+        moves = self._state.moves if self._state else []
+        new = moves[self._moves :]
+        self._moves = len(moves)
+        return "; ".join(f"{move.why}: {move.words}" for move in new)
 
     def _drop(self, step: int) -> None:
         gone = {slot: one for slot, one in self._open.items() if slot[0] == step}

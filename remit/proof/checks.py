@@ -158,7 +158,7 @@ def facts(case: Case) -> int:
         if isinstance(line, ModelLine) and line.purpose == "decides":
             if line.step != step:
                 used, tainted = used + sum(t.step == step for t in case.tools), taints
-            step, asked, tier = line.step, line.calls, line.tier
+            step, asked, tier = line.step, line.calls, case.pinned.route.policy_tier(line.tier)
         found: list[tuple[str, Judgement]] = []
         if isinstance(line, ToolLine):
             found = [(line.tool, j) for j in case.judgements(line)]

@@ -99,7 +99,9 @@ class ModelLine(_Line):
     """A model call that was answered.
 
     Attributes:
-        purpose: `decides`: it took a turn; `sums_up`: it wrote the note that stands for older turns.
+        purpose: `decides`: it took a turn; `sums_up`: it wrote the note that stands for older turns; `classifies`: it said what
+            the run is about.
+        moved: why the run had moved up to this tier just before.
         request_digest: of the exact request, which the capsule lets anybody build again.
         calls: how many tool calls it asked for.
         stop: why the model stopped. The calls of an answer that was cut off were never made.
@@ -109,8 +111,9 @@ class ModelLine(_Line):
 
     kind: Literal["model"] = "model"
     step: int
-    purpose: Literal["decides", "sums_up"] = "decides"
+    purpose: Literal["decides", "sums_up", "classifies"] = "decides"
     tier: int
+    moved: str = Field(default="", exclude_if=lambda why: not why)
     provider: str
     model: str
     fallback_from: str = ""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import cast
 
 from google.protobuf.message import Message as Proto
@@ -158,14 +159,17 @@ def _prices(capsule: Capsule | None, histories: Sequence[WorkflowHistory]) -> li
     """The prices of the models that answered, as they are now; one that the table has dropped since is left out."""
     if capsule is None:
         return []
-    declared = {(c.provider, c.model): c for c in (*capsule.route.models, *(c for r in capsule.route.fallbacks for c in r))}
+    route = [c for models in (capsule.route.models, *capsule.route.fallbacks) for c in models]
     found: dict[str, PriceRow] = {}
     for turn in models_of(histories):
-        choice = declared.get((turn.provider, turn.model)) or ModelChoice(provider=turn.provider, model=turn.model)
-        try:
-            found.setdefault(turn.price_digest, prices.row(choice))
-        except PriceUnknown:
-            continue
+        # Two tiers may have the same model at two servers, each at its own price.
+        listed = ModelChoice(provider=turn.provider, model=turn.model)
+        named = [c for c in route if (c.provider, c.model) == (turn.provider, turn.model)]
+        for choice in (*named, listed):
+            with suppress(PriceUnknown):
+                row = prices.row(choice)
+                if row.digest == turn.price_digest:
+                    found.setdefault(row.digest, row)
     return list(found.values())
 
 

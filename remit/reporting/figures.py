@@ -26,6 +26,7 @@ __all__ = [
     "AgentReport",
     "Approvals",
     "Arm",
+    "Caching",
     "Day",
     "Drafts",
     "Figures",
@@ -129,6 +130,23 @@ class Refusal(Frozen):
     calls: int
 
 
+class Caching(Frozen):
+    """What prompt caches held of what model calls read.
+
+    Attributes:
+        input_tokens: all that was read; 0 for runs that ended before this was kept.
+        hit_rate: the share of it that came from a cache; None where nothing was read.
+        saved_micro_usd: against the same calls without a cache, at the prices of the models that answered; negative when
+            writing cost more than reading saved.
+    """
+
+    input_tokens: int
+    read_tokens: int
+    written_tokens: int
+    hit_rate: float | None
+    saved_micro_usd: int
+
+
 class Figures(Frozen):
     """What runs came to.
 
@@ -141,6 +159,7 @@ class Figures(Frozen):
         cost_micro_usd: of model calls; the least that it can be while `unknown_cost_calls` isn't 0.
         cost_per_completed_micro_usd: the cost of all runs for each completed one, rounded up.
         simulated_runs: of a scripted model, whose cost is made up.
+        caching: what prompt caches held, and saved.
         refused: calls that weren't carried out, for whatever reason; `refusals` are the most frequent ones.
         value: what they brought and cost, by the owner's assumptions; None without assumptions, and for people's cases.
     """
@@ -159,6 +178,7 @@ class Figures(Frozen):
     cost_per_completed_micro_usd: int | None
     unknown_cost_calls: int
     simulated_runs: int
+    caching: Caching
     validation_failures: int
     policy_denials: int
     errors: int
@@ -216,7 +236,7 @@ class AgentReport(Frozen):
 class Report(Frozen):
     """The answer of `remit report --json`."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     made_at: int
     since: int
     until: int
@@ -291,6 +311,7 @@ def _figures(runs: Sequence[RunRecord], said: Mapping[str, Outcome], moved: Iter
         cost_per_completed_micro_usd=-(-cost // completed) if completed else None,
         unknown_cost_calls=sum(run.unknown_cost_calls for run in runs),
         simulated_runs=sum(run.simulated for run in runs),
+        caching=_caching(runs),
         validation_failures=sum(run.invalid for run in runs),
         policy_denials=sum(run.denied for run in runs),
         errors=sum(run.errors for run in runs),
@@ -303,6 +324,17 @@ def _figures(runs: Sequence[RunRecord], said: Mapping[str, Outcome], moved: Iter
         ),
         moved=_moved(moved),
         value=_value(known, len(runs), completed, approvals.reviews, cost),
+    )
+
+
+def _caching(runs: Sequence[RunRecord]) -> Caching:
+    total, held = sum(run.input_tokens for run in runs), sum(run.cached_input_tokens for run in runs)
+    return Caching(
+        input_tokens=total,
+        read_tokens=held,
+        written_tokens=sum(run.cache_write_tokens for run in runs),
+        hit_rate=held / total if total else None,
+        saved_micro_usd=sum(run.cache_saved_micro_usd for run in runs),
     )
 
 

@@ -59,5 +59,6 @@ def _tiles(found: Figures) -> list[tuple[str, str]]:
         ("Cost per completed", ("\u2265 " if least in cost else "") + cost.removesuffix(least)),
         ("Latency, p95", words.seconds(found.latency.p95)),
         ("Approval wait, p95", words.seconds(found.approvals.wait.p95)),
+        ("Prompt cache hits", words.hit_rate(found.caching)),
         ("Net return", words.money(found.value.net_micro_usd) if found.value else ""),
     ]

@@ -3,12 +3,13 @@
 from datetime import UTC, datetime
 
 from policies.value import usd
-from remit.reporting.figures import AgentReport, Drafts, Figures, Moved, Rate, Report, Spread
+from remit.reporting.figures import AgentReport, Caching, Drafts, Figures, Moved, Rate, Report, Spread
 
 __all__ = [
     "ARMS",
     "AT_LEAST",
     "assumptions",
+    "hit_rate",
     "interval",
     "lines",
     "money",
@@ -95,6 +96,7 @@ def lines(found: Figures, drafts: Drafts | None) -> list[tuple[str, str]]:
         ("Tool calls per task", "" if found.tool_calls_per_task is None else f"{found.tool_calls_per_task:.1f}"),
         ("Cost per completed task", unit_cost(found)),
         ("Cost", _cost(found)),
+        ("Prompt cache", _cached(found.caching)),
         ("Simulated", f"tokens and cost of {_runs(found.simulated_runs)}: a scripted model" if found.simulated_runs else ""),
         ("Validation failures", _count(found.validation_failures)),
         ("Policy denials", _count(found.policy_denials)),
@@ -157,6 +159,22 @@ def _cost(found: Figures) -> str:
         return ""
     said = "" if found.success.of else ", as somebody said"
     return money(found.cost_micro_usd) + said + (f", and {_calls(lost)} of unknown cost" if lost else "")
+
+
+def hit_rate(found: Caching) -> str:
+    """The share of what was read that came from a prompt cache; empty where none held or took anything."""
+    if found.hit_rate is None or not (found.read_tokens or found.written_tokens):
+        return ""
+    return f"{100 * found.hit_rate:.0f} %"
+
+
+def _cached(found: Caching) -> str:
+    if not (rate := hit_rate(found)):
+        return ""
+    written = f", {100 * found.written_tokens / found.input_tokens:.0f} % written into it" if found.written_tokens else ""
+    saved = found.saved_micro_usd
+    what = f"saved {money(saved)}" if saved >= 0 else f"cost {money(-saved)} more than it saved"
+    return f"{rate} of {found.input_tokens:,} input tokens read from it{written}; {what}"
 
 
 def _runs(count: int) -> str:

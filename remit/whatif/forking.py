@@ -18,6 +18,7 @@ from activities.meter import Meter
 from activities.model import ModelActivities
 from activities.runs import Runs
 from activities.storage import storage_at
+from activities.tiers import VENDORS, pinned
 from policies.approvals import Approval, ApprovalDecision
 from policies.bundle import Bundle
 from policies.caps import ScopedCaps
@@ -29,7 +30,7 @@ from remit.connection import CONVERTER, converter
 from remit.embedded import TemporalServer
 from remit.issuer import signed
 from remit.offload import external_storage
-from remit.providers import providers
+from remit.providers import providers, servers
 from remit.settings import Settings
 from remit.whatif.recording import Call, Recording, call_of
 from remit.whatif.side import Side
@@ -90,7 +91,7 @@ async def fork(
         # No cap holds here, so the meter asks no ledger; this one is never made.
         ledger = Ledger(f"sqlite:///{home / 'unused.db'}")
         closing.callback(ledger.close)
-        model = ModelActivities(runs, providers(settings, closing), catalog, {}, Meter(ledger, _no_caps))
+        model = ModelActivities(runs, providers(settings, closing), catalog, {}, Meter(ledger, _no_caps), servers(closing))
         same_model = changes.prompt is None and changes.route is None
         stand_in = StandIn(recording, capsule, since, same_model, model, runs, catalog)
         server = TemporalServer(home, headless=True)
@@ -216,11 +217,10 @@ def route_of(model: str, was: Route, settings: Settings) -> Route:
     Raises:
         InvalidInput: no provider of it can be reached.
     """
-    provider, _, name = (
-        model.partition(":") if model.partition(":")[0] in ("openai", "anthropic", "google") else ("", "", model)
-    )
+    provider, _, name = model.partition(":") if model.partition(":")[0] in VENDORS else ("", "", model)
     recorded = was.models[0].provider
     provider = provider or (recorded if recorded != "scripted" else settings.model_provider)
     if not provider:
         raise InvalidInput("No model can be reached: set `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` or `GEMINI_API_KEY`.")
-    return Route(models=tuple(ModelChoice(provider=provider, model=name, price=settings.declared_price) for _ in was.models))
+    choice = pinned(ModelChoice(provider=provider, model=name, price=settings.declared_price), settings.max_output_tokens)
+    return Route(models=tuple(choice for _ in was.models))

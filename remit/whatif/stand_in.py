@@ -114,7 +114,7 @@ class StandIn:
     def _answered(self, call: CallModel) -> ModelTurn | None:
         """The recorded answer to `call`: before the fork's step in any case, after it only to the very same question."""
         for given, answer in self.recording.turns:
-            slot, wanted = [(c.step, c.tier, c.summarise is None, c.room) for c in (given, call)]
+            slot, wanted = [(c.step, c.tier, c.summarise is None, c.room, c.classify) for c in (given, call)]
             if slot != wanted:
                 continue
             same = self.same_model and (given.transcript, given.window) == (call.transcript, call.window)

@@ -132,11 +132,11 @@ async def test_the_next_provider_answers_when_one_is_down(vendors: Vendors, how:
     assert summary.usage.cost_micro_usd == cost < prices.cost(first, USAGE)[0]
     # Three attempts asked the first one: what it refused isn't billed, what broke off may be.
     assert summary.usage.unknown_cost_calls == {"refused": 3, "500": 0, "429": 0}[how]
-    assert ("3 model calls of unknown cost" in _shown(summary)) == (how == "refused")
-    assert f"1 answer from a fallback (openai: {code})" in _shown(summary)
+    assert ("3 model calls of unknown cost" in shown(summary)) == (how == "refused")
+    assert f"1 answer from a fallback (openai: {code})" in shown(summary)
 
 
-def _shown(summary: RunSummary) -> str:
+def shown(summary: RunSummary) -> str:
     console = Console(width=200)
     with console.capture() as caught:
         for part in show(summary):

@@ -8,6 +8,7 @@ from activities.ledger.rows import RunRecord
 from policies.switches import subject_tag
 from tests.builders import ANA
 from tests.engine import Engine, call, final, turn
+from workflows.messages import TokenUsage
 
 REFUND = call("request_refund", invoice_id="in_1004", amount_cents=12000, reason="duplicate")
 
@@ -51,6 +52,16 @@ async def test_people_and_kills_are_in_the_record(engine: Engine) -> None:
     found = await record_of(engine, run.id)
     assert (found.outcome, found.asked, found.rejected, found.approved) == ("killed", 2, 1, 0)
     assert (found.errors, found.moved_cents, found.first_response_ms) == (0, 0, None)
+
+
+async def test_what_prompt_caches_held_is_in_the_record(engine: Engine) -> None:
+    """Of all model calls of the run, for the report's hit rate."""
+    usage = TokenUsage(input_tokens=1_000, cached_input_tokens=400, cache_write_tokens=100, output_tokens=10)
+    script = [turn(call("get_ticket", ticket_id="T-1001")), final()]
+    run = await engine.start([each.model_copy(update={"usage": usage}) for each in script])
+    await engine.closed(run.id)
+    found = await record_of(engine, run.id)
+    assert (found.input_tokens, found.cached_input_tokens, found.cache_write_tokens) == (2_000, 800, 200)
 
 
 async def test_a_run_is_recorded_once(engine: Engine) -> None:

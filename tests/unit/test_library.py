@@ -128,10 +128,36 @@ BROKEN = (
     ),
     Broken("no route", '[[route]]\nopenai = "small"\n', "", TOML + "`route` Field required."),
     Broken(
-        "three tiers",
+        "five tiers",
         "[[route]]",
-        "[[route]]\n[[route]]\n[[route]]",
-        TOML + "`route` Tuple should have at most 2 items after validation, not 3.",
+        "[[route]]\n[[route]]\n[[route]]\n[[route]]\n[[route]]",
+        TOML + "`route` Tuple should have at most 4 items after validation, not 5.",
+    ),
+    Broken(
+        "nowhere to move up to",
+        "[limits]",
+        "[moves_up]\nfailed_validations = 2\n\n[limits]",
+        "Agent `helper`: `moves_up` needs a second tier in the route to move up to.",
+    ),
+    Broken(
+        "no rule to move up by",
+        "[limits]",
+        '[[route]]\nopenai = "big"\n\n[moves_up]\n\n[limits]',
+        "Agent `helper`: `moves_up` says no rule; give `failed_validations`, `amount_cents`, `risk`, or `classes` with "
+        "`confidence`.",
+    ),
+    Broken(
+        "tier without a model",
+        '[[route]]\nopenai = "small"',
+        '[[route]]\nopenai = "small"\n[[route]]\neffort = "low"',
+        "Agent `helper`: tier 2 of its route names no model; give `openai`, `anthropic` or `google`, or `provider` and "
+        "`model`.",
+    ),
+    Broken(
+        "unknown effort",
+        '[[route]]\nopenai = "small"',
+        '[[route]]\nopenai = "small"\neffort = "huge"',
+        TOML + "`route.0.effort` Input should be 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or 'max'.",
     ),
     Broken(
         "unknown tool",
@@ -441,4 +467,23 @@ def test_each_route_has_a_cheap_and_a_strong_model(provider: str) -> None:
 
 def test_a_route_keeps_its_order(library: Library) -> None:
     """The first tier is the cheap one."""
-    assert library.agent("helper").models("openai") == (ModelChoice(provider="openai", model="small"),)
+    assert library.agent("helper").models("openai") == (ModelChoice(provider="openai", model="small", max_output_tokens=4_096),)
+
+
+def test_a_route_in_the_short_form_is_written_as_it_always_was(library: Library) -> None:
+    """A rollout knows its agent by the digest of what people wrote, which new code must not change."""
+    written = library.agent("helper").model_dump(mode="json")
+    assert written["route"] == [{"openai": "small", "anthropic": ""}]
+    assert "moves_up" not in written
+
+
+def test_all_that_a_tier_says_is_part_of_what_its_agent_is(root: Path, library: Library) -> None:
+    """Another effort, limit, server or rule is another agent to a rollout."""
+    file = root / "agents" / "helper" / "agent.toml"
+    file.write_text(
+        AGENT.replace('openai = "small"', 'openai = { model = "small", effort = "low" }\ngoogle = "g"\neffort = "high"')
+    )
+    written = library.agent("helper").model_dump(mode="json")
+    expected = {"openai": {"model": "small", "effort": "low"}, "anthropic": "", "google": "g", "effort": "high"}
+    assert written["route"] == [expected]
+    assert AgentFile.model_validate(written) == library.agent("helper")

@@ -208,6 +208,34 @@ def test_the_arms_of_a_rollout_stand_side_by_side(ledger: Ledger) -> None:
     assert agent.arms[0].releases == {"sha256:new": 1}
 
 
+def test_what_prompt_caches_held_and_saved_is_summed(either: Ledger) -> None:
+    """Over all runs of which it is known; one that ended before it was kept changes no share."""
+    run(either, "old")
+    run(either, "r1", input_tokens=10_000, cached_input_tokens=6_000, cache_write_tokens=1_000, cache_saved_micro_usd=11_000)
+    run(either, "r2", input_tokens=10_000, cache_write_tokens=4_000, cache_saved_micro_usd=-1_000)
+    found = made(either).agents[0].all_runs.caching
+    assert (found.input_tokens, found.read_tokens, found.written_tokens) == (20_000, 6_000, 5_000)
+    assert (found.hit_rate, found.saved_micro_usd) == (0.3, 10_000)
+    said = "30 % of 20,000 input tokens read from it, 25 % written into it; saved $0.0100"
+    assert said in " ".join(shown(made(either)).split())
+    assert said in page(made(either))
+
+
+def test_a_cache_that_cost_more_than_it_saved_is_called_so(ledger: Ledger) -> None:
+    """Writing costs more than plain input; runs without a cache say nothing of one."""
+    run(ledger, "r1", input_tokens=10_000, cache_write_tokens=4_000, cache_saved_micro_usd=-2_000)
+    assert "0 % of 10,000 input tokens read from it, 40 % written into it; cost $0.0020 more than it saved" in " ".join(
+        shown(made(ledger)).split()
+    )
+
+
+def test_without_a_cache_nothing_is_said_of_one(ledger: Ledger) -> None:
+    """A line about something that wasn't used would only raise questions."""
+    run(ledger, "r1", input_tokens=10_000)
+    assert "Prompt cache" not in shown(made(ledger))
+    assert made(ledger).agents[0].all_runs.caching.hit_rate == 0
+
+
 def test_runs_of_before_people_were_counted_took_one_decision_each(ledger: Ledger) -> None:
     """What ended under an earlier version has no `reviews`: at least one person decided on each."""
     run(ledger, "r", asked=2, approved=1, edited=1)
@@ -227,8 +255,8 @@ def test_an_agent_that_completes_nothing_has_no_cost_per_task(ledger: Ledger) ->
 
 
 def test_the_shipped_schema_is_that_of_the_json(ledger: Ledger) -> None:
-    """`docs/schemas/report-1.schema.json` says what `remit report --json` prints: `Report.model_json_schema()`."""
-    shipped = json.loads((ROOT / "docs" / "schemas" / "report-1.schema.json").read_text())
+    """`docs/schemas/report-2.schema.json` says what `remit report --json` prints: `Report.model_json_schema()`."""
+    shipped = json.loads((ROOT / "docs" / "schemas" / "report-2.schema.json").read_text())
     assert shipped == Report.model_json_schema()
     fill(ledger)
     jsonschema.validate(made(ledger).model_dump(mode="json"), shipped)

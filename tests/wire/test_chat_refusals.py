@@ -280,6 +280,15 @@ def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
     assert caught.value.message == "`OPENAI_BASE_URL` must be the URL of a server, for example `http://localhost:8000/v1`."
 
 
+async def test_a_tier_with_a_server_of_its_own_names_its_own_variable(server: CannedServer) -> None:
+    """The advice names the variable that the tier's key is in."""
+    server.answer(error(code="invalid_api_key"), 401)
+    provider = OpenAIProvider(KEY, f"{server.url}/v1", "TIER_KEY")
+    with pytest.raises(ProviderError, match="check `TIER_KEY`"):
+        await provider.complete(ask("m"))
+    await provider.aclose()
+
+
 async def test_a_newline_after_the_base_url_is_dropped(server: CannedServer) -> None:
     """A URL read from a file may end with a newline."""
     server.answer(answer({"content": "ok"}))
