@@ -26,7 +26,7 @@ Api = Literal["responses", "chat"]
 _KEY = "OPENAI_API_KEY"
 _VENDOR = "https://api.openai.com/v1"
 _AZURE_KEY = "AZURE_OPENAI_API_KEY"
-_AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"
+_AZURE_SCOPE = "https://ai.azure.com/.default"
 _BEDROCK_KEY = "AWS_BEARER_TOKEN_BEDROCK"
 
 # Nobody says that these servers take all that OpenAI's own takes.

@@ -162,6 +162,26 @@ def test_only_nulls_that_the_full_schema_refuses_are_dropped(arguments: str, exp
     assert without_nulls(arguments, ORDER) == expected
 
 
+CAT = fields(kind={"const": "cat", "type": "string"}, lives={"type": ["integer", "null"]}, name={"type": "string"})
+DOG = fields(kind={"const": "dog", "type": "string"}, tail={"type": "string"}, lives={"type": "integer"})
+
+
+@pytest.mark.parametrize(
+    ("pet", "expected"),
+    [
+        ({"kind": "cat", "lives": None, "name": None}, {"kind": "cat", "lives": None}),
+        ({"kind": "dog", "lives": None, "tail": None}, {"kind": "dog"}),
+        ({"kind": None, "lives": None}, {"lives": None}),
+        ({"kind": "cow", "lives": None}, {"kind": "cow", "lives": None}),
+        ({"lives": 9, "name": None, "moo": None}, {"lives": 9, "name": None, "moo": None}),
+    ],
+)
+def test_the_nulls_of_a_union_are_those_of_the_branch_that_it_is_of(pet: Schema, expected: Schema) -> None:
+    """Of several objects the one that fits counts; where more than one may, only what none of them takes as null goes."""
+    schema = fields(pet={"oneOf": [CAT, DOG]})
+    assert json.loads(without_nulls(json.dumps({"pet": pet}), schema)) == {"pet": expected}
+
+
 def test_deep_arguments_stay_as_they_are() -> None:
     """Arguments nested beyond what Python reads are left for the run to refuse."""
     deep = '{"kind": null, "a": ' + "[" * 100_000 + "]" * 100_000 + "}"

@@ -12,7 +12,7 @@ from activities.providers import openai_doors, openai_forms
 from activities.providers.base import ProviderError
 from activities.providers.openai import OpenAIProvider
 from policies.errors import InvalidInput, MissingKey
-from tests.wire.responses_forms import answer, check, message
+from tests.wire.openai_shapes import answer, check, message
 from tests.wire.server import CannedServer, ask
 
 SECRET = "azure-or-aws-secret-17"
@@ -39,7 +39,7 @@ class Identity(BaseHTTPRequestHandler):
     status = 200
 
     def do_GET(self) -> None:
-        assert "resource=https://cognitiveservices.azure.com" in self.path
+        assert "resource=https://ai.azure.com" in self.path
         given = {"access_token": SECRET, "expires_on": "4102444800", "token_type": "Bearer", "resource": "r"}
         body = json.dumps(given if self.status == 200 else {"statusCode": self.status, "message": "No identity"})
         self.send_response(self.status)

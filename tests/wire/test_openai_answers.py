@@ -7,7 +7,7 @@ import pytest
 
 from activities.providers.base import Completion, ModelRequest, ProviderError, ToolOffer
 from activities.providers.openai import OpenAIProvider
-from tests.wire.responses_forms import CITY, USAGE, answer, at_openai, call, message, reasoning
+from tests.wire.openai_shapes import CITY, USAGE, answer, at_openai, call, message, reasoning
 from tests.wire.server import KEY, CannedServer, ask
 from workflows.messages import TokenUsage, ToolRequest
 
@@ -92,6 +92,22 @@ async def test_reasoning_that_openai_would_refuse_isnt_kept(asked: Ask, output: 
     assert (await asked(answer(*output))).message.state is None
 
 
+async def test_ids_go_with_the_reasoning_that_they_hang_on(asked: Ask) -> None:
+    """OpenAI looks for the reasoning of an id; where some of it can't come back, texts and calls are kept without theirs."""
+    output = (reasoning("rs_1"), message("Hm.", phase="commentary"), reasoning("rs_2", content=None), call())
+    state = (await asked(answer(*output))).message.state
+    assert state is not None
+    assert state.items[1:] == ({"message": {"phase": "commentary"}, "letters": 3}, {"call": ""})
+
+
+async def test_two_messages_of_an_answer_stay_apart(asked: Ask) -> None:
+    """Two messages are one text with an empty line between, and what is kept tells them apart."""
+    found = await asked(answer(message("One.", phase="commentary"), message("Two.", item_id="msg_2")))
+    assert found.message.text == "One.\n\nTwo."
+    assert found.message.state is not None
+    assert [item["letters"] for item in found.message.state.items if isinstance(item, dict)] == [4, 4]
+
+
 @pytest.mark.parametrize(
     ("said", "stop"),
     [
@@ -119,7 +135,7 @@ async def test_why_the_model_stopped(asked: Ask, said: object, stop: str) -> Non
 
 async def test_a_refusal_is_the_answers_text(asked: Ask) -> None:
     """What the model refuses with is kept for people."""
-    assert (await asked(answer(message("Well. ", refusal="I can't.")))).message.text == "Well. I can't."
+    assert (await asked(answer(message("Well. ", refusal="I can't.")))).message.text == "Well. \n\nI can't."
 
 
 async def test_what_was_cut_off_is_still_read(asked: Ask) -> None:

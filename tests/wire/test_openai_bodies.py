@@ -7,7 +7,7 @@ import pytest
 
 from activities.providers import openai_forms
 from activities.providers.base import ModelRequest, ToolOffer
-from tests.wire.responses_forms import at_openai, check, reasoning
+from tests.wire.openai_shapes import at_openai, check, reasoning
 from tests.wire.server import WEATHER, CannedServer, ask
 from workflows.messages import AssistantMessage, Message, ProviderState, ToolMessage, ToolRequest, UserMessage
 
@@ -159,14 +159,14 @@ def test_reasoning_comes_back_in_front_of_what_it_preceded() -> None:
     """Reasoning items, texts and calls of an answer are sent in the order in which they came, with ids and phases."""
     state = kept(
         {"reasoning": reasoning("rs_1", status="completed")},
-        {"message": {"id": "msg_1", "phase": "commentary"}, "letters": 8},
+        {"message": {"id": "msg_1", "phase": "commentary"}, "letters": 7},
         {"call": "fc_1"},
         {"reasoning": reasoning("rs_2", status="completed")},
         {"message": {"id": "msg_2"}, "letters": 4},
         {"call": ""},
     )
     second = ToolRequest(id="call_b", name="weather", arguments="{}")
-    answer = AssistantMessage(text="I look. Wait", tool_calls=(CALL, second), state=state)
+    answer = AssistantMessage(text="I look.\n\nWait", tool_calls=(CALL, second), state=state)
     results = (RESULT, ToolMessage(call_id="call_b", name="weather", content="{}"))
     items = sent(ask("gpt-6-luna", QUESTION, answer, *results))["input"][1:-2]
     assert [item["type"] for item in items] == [
@@ -178,7 +178,7 @@ def test_reasoning_comes_back_in_front_of_what_it_preceded() -> None:
         "function_call",
     ]
     assert items[0] == reasoning("rs_1", status="completed")
-    content: dict[str, Any] = {"type": "output_text", "text": "I look. ", "annotations": [], "logprobs": []}
+    content: dict[str, Any] = {"type": "output_text", "text": "I look.", "annotations": [], "logprobs": []}
     assert items[1] == {
         "type": "message",
         "role": "assistant",
@@ -212,6 +212,23 @@ def test_reasoning_that_isnt_of_this_answer_stays_at_home(answer: AssistantMessa
     body = sent(ask("gpt-6-luna", QUESTION, answer, UserMessage(text="Sure?")))
     assert body["input"][1] == {"role": "assistant", "content": answer.text}
     assert "rs_1" not in json.dumps(body)
+
+
+def test_a_text_without_an_id_is_sent_as_a_message_of_its_own() -> None:
+    """Where reasoning is missing, texts keep their place and phase, and calls come without the ids that hang on it."""
+    state = kept({"message": {"phase": "commentary"}, "letters": 4}, {"call": ""})
+    answer = AssistantMessage(text="Sun.", tool_calls=(CALL,), state=state)
+    items = sent(ask("gpt-6-luna", QUESTION, answer, RESULT))["input"][1:3]
+    assert items[0] == {"role": "assistant", "content": "Sun.", "phase": "commentary"}
+    assert items[1].keys() == {"type", "call_id", "name", "arguments"}
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"), [("gpt-4.1-mini", False), ("ft:gpt-4o:shop", False), ("gpt-5.4-mini", True), ("o3", True)]
+)
+def test_a_model_that_doesnt_reason_isnt_asked_for_its_reasoning(model: str, asked: bool) -> None:
+    """Older models refuse to be asked for encrypted reasoning."""
+    assert ("include" in sent(ask(model))) is asked
 
 
 def test_what_one_message_is_sent_as_depends_on_the_model_asked() -> None:
