@@ -53,7 +53,7 @@ def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
         if choice.provider == "openai":
             from activities.providers.openai import OpenAIProvider
 
-            openai = OpenAIProvider(api_key=key, base_url=choice.base_url)
+            openai = OpenAIProvider(key, choice.base_url, key_variable=choice.key_variable or "OPENAI_API_KEY")
             closing.push_async_callback(openai.aclose)
             return openai
         if choice.provider == "anthropic":

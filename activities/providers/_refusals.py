@@ -85,7 +85,7 @@ _WORDS: dict[str, re.Pattern[str]] = {
         r"|longer than the model's context|loaded with context length of only|context overflow"
         r"|exceeded model token limit|input token count.{0,60}exceeds|exceeds the maximum number of tokens"
         r"|range of input length should be|tokens` \+ `max_new_tokens` must be|request (?:is )?too large"
-        r"|request entity too large|longest message exceeds"
+        r"|request entity too large|contextwindowexceeded"
     ),
     "unknown_model": re.compile(r"is not a valid model|\bmodel\b.{0,100}(?:does not exist|not found|is not available)"),
 }
@@ -123,6 +123,8 @@ def refused(status: int, headers: Mapping[str, str], body: object, *, key: str, 
     if not advice and status == 403 and isinstance(body, str | bytes):
         advice = _FIREWALL
     name = parameter(body)
+    if _is_of_key(name, secret):
+        advice = ""
     what = "the key" if code == "auth" and advice != _FIREWALL else "the call"
     quoted = f" `{reason}`" if reason else ""
     advice = (advice or _ADVICE[code]).format(key=key, name=name)
@@ -213,13 +215,18 @@ def _reason(body: object, status: int, secret: str) -> str:
     """The vendor's identifier of the error, if it has one that says more than the status."""
     number = ""
     for found in _identifiers(body):
-        if secret and (found in secret or secret in found):
+        if _is_of_key(found, secret):
             continue
         if _IDENTIFIER.fullmatch(found):
             return found
         if not number and _NUMBER.fullmatch(found) and found != str(status):
             number = found
     return number
+
+
+def _is_of_key(found: str, secret: str) -> bool:
+    """Whether `found` gives the key away. Servers that ask for no key are given a short word, which proves nothing."""
+    return min(len(found), len(secret)) >= 8 and (found in secret or secret in found)
 
 
 def _identifiers(body: object) -> Iterator[str]:

@@ -27,6 +27,7 @@ class OpenAIProvider:
         base_url: another server's, up to and including its `/v1`. None is OpenAI itself, whatever the environment says.
         door: the way to a cloud, set up by its SDK's own environment variables; or one that is set up already.
         api: by default Responses at OpenAI's own hosts and at the clouds, Chat Completions elsewhere.
+        key_variable: the name of the variable that holds the key, for messages.
 
     Raises:
         MissingKey: `api_key` can't be sent, or a variable or package of `door` is missing.
@@ -41,11 +42,12 @@ class OpenAIProvider:
         base_url: str | None = None,
         door: Door | DoorName | None = None,
         api: Api | None = None,
+        key_variable: str = "OPENAI_API_KEY",
     ) -> None:
         if isinstance(door, Door):
             self._door = door
         else:
-            self._door = opened(door, api) if door else direct(api_key, base_url, api)
+            self._door = opened(door, api) if door else direct(api_key, base_url, api, key_variable)
         self._learned: dict[str, str] = {}  # by model, the form that its server took
 
     async def complete(self, request: ModelRequest) -> Completion:

@@ -58,12 +58,13 @@ class Door:
             await self.closing()
 
 
-def direct(api_key: str, base_url: str | None, api: Api | None = None) -> Door:
+def direct(api_key: str, base_url: str | None, api: Api | None = None, key_variable: str = _KEY) -> Door:
     """OpenAI's own API, or a server that speaks the same.
 
     Args:
         base_url: another server's, up to and including its `/v1`. None is OpenAI itself, whatever the environment says.
         api: by default Responses at OpenAI's own hosts, Chat Completions elsewhere.
+        key_variable: the name of the variable that holds the key, for messages.
 
     Raises:
         MissingKey: `api_key` can't be sent.
@@ -73,8 +74,8 @@ def direct(api_key: str, base_url: str | None, api: Api | None = None) -> Door:
     own = f".{urlsplit(url).hostname or ''}".endswith(".api.openai.com")
     responses = dialect_of(FEATURES if own else _AT_COMPATIBLE)
     dialect = responses if (api or ("responses" if own else "chat")) == "responses" else chat_body.dialect_of(url)
-    secret = _http.checked_key(api_key, _KEY)
-    return Door(_client(api_key=secret, base_url=url), dialect, _KEY, secret)
+    secret = _http.checked_key(api_key, key_variable)
+    return Door(_client(api_key=secret, base_url=url), dialect, key_variable, secret)
 
 
 def opened(name: DoorName, api: Api | None = None) -> Door:
