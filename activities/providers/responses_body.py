@@ -164,7 +164,7 @@ def _said(text: str, item: dict[str, object]) -> bytes:
     phase = {"phase": item["phase"]} if item.get("phase") in ("commentary", "final_answer") else {}
     if not isinstance(item.get("id"), str):
         return _dumped({"type": "message", "role": "assistant", "content": text, **phase})
-    content = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    content: dict[str, object] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     head = {"type": "message", "id": item["id"], "role": "assistant", "status": "completed"}
     return _dumped({**head, "content": [content], **phase})
 
