@@ -14,6 +14,8 @@ from remit.settings import Settings
 
 if TYPE_CHECKING:
     from activities.providers.google import GoogleProvider
+    from activities.providers.openai import OpenAIProvider
+    from activities.providers.responses import ResponsesProvider
 
 __all__ = ["providers", "servers"]
 
@@ -24,11 +26,8 @@ def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPro
     Each SDK takes tens of megabytes, so only those that have a key are loaded.
     """
     found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
-    if settings.openai_api_key or settings.openai_base_url:
-        from activities.providers.openai import OpenAIProvider
-
-        key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-        openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
+    if settings.openai_api_key or settings.openai_base_url or settings.openai_door:
+        openai = _openai(settings)
         closing.push_async_callback(openai.aclose)
         found["openai"] = openai
     if settings.anthropic_api_key or settings.anthropic_base_url:
@@ -51,9 +50,9 @@ def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
     def opened(choice: ModelChoice) -> ModelProvider:
         key = key_of(choice, os.environ)
         if choice.provider == "openai":
-            from activities.providers.openai import OpenAIProvider
+            from activities.providers import openai_doors
 
-            openai = OpenAIProvider(api_key=key, base_url=choice.base_url)
+            openai = openai_doors.server(key, choice.base_url)
             closing.push_async_callback(openai.aclose)
             return openai
         if choice.provider == "anthropic":
@@ -67,6 +66,24 @@ def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
         return google
 
     return opened
+
+
+def _openai(settings: Settings) -> "OpenAIProvider | ResponsesProvider":
+    """OpenAI's models by the door that is set.
+
+    Raises:
+        MissingKey: the door's credentials, or the package that fetches them, aren't there.
+    """
+    from activities.providers import openai_doors
+
+    if settings.openai_door == "azure":
+        secret = settings.azure_openai_api_key
+        key = secret.get_secret_value() if secret else ""
+        return openai_doors.azure(settings.azure_openai_endpoint, key, settings.openai_api_version)
+    if settings.openai_door == "bedrock":
+        return openai_doors.bedrock()
+    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
+    return openai_doors.server(key, settings.openai_base_url)
 
 
 def _google_at(key: str, base_url: str) -> "GoogleProvider":

@@ -39,6 +39,10 @@ class Settings(BaseSettings):
         codec_audience: for whom tokens must be issued that the codec server takes; by default as `oidc_audience`.
         codec_roles: who may read with such a token, names with commas between them; by default everybody whom the issuer knows.
         provider: `openai`, `anthropic` or `google`; by default the one whose key is set.
+        openai_door: `azure` or `bedrock` reach OpenAI's models through those clouds; by default OpenAI's own API, or
+            `OPENAI_BASE_URL`.
+        azure_openai_api_key, azure_openai_endpoint: of the Azure resource; without a key, Entra ID's credentials are used.
+        openai_api_version: Azure's dated version of the API; by default its version 1, which has no dates.
         google_door: `vertex` reaches Google's models through Vertex AI, with Google Cloud's own credentials.
         google_project, google_location: whose and where Vertex AI is.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
@@ -103,6 +107,7 @@ class Settings(BaseSettings):
     anthropic_rpm: int | None = Field(default=None, ge=1)
     google_concurrency: int | None = Field(default=None, ge=1)
     google_rpm: int | None = Field(default=None, ge=1)
+    openai_door: Literal["", "azure", "bedrock"] = ""
     google_door: Literal["gemini", "vertex"] = "gemini"
     activity_slots: int = Field(default=100, ge=1)
     workflow_slots: int = Field(default=100, ge=2)
@@ -132,6 +137,9 @@ class Settings(BaseSettings):
     shutdown_seconds: int = Field(default=30, ge=1)
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    azure_openai_api_key: SecretStr | None = Field(default=None, validation_alias="AZURE_OPENAI_API_KEY")
+    azure_openai_endpoint: str = Field(default="", validation_alias="AZURE_OPENAI_ENDPOINT")
+    openai_api_version: str = Field(default="", validation_alias="OPENAI_API_VERSION")
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     google_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY"))
@@ -240,7 +248,7 @@ class Settings(BaseSettings):
     @property
     def _reachable(self) -> tuple[str, ...]:
         found = {
-            "openai": self.openai_api_key or self.openai_base_url,
+            "openai": self.openai_api_key or self.openai_base_url or self.openai_door,
             "anthropic": self.anthropic_api_key or self.anthropic_base_url,
             "google": self.google_api_key or self.google_base_url or self.google_door == "vertex",
         }

@@ -67,8 +67,5 @@ class ResponsesProvider:
         except (openai.APIError, ValueError):
             raise _http.bad_response() from None
         except openai.OpenAIError:
-            message = f"The credentials for the provider can't be used or fetched; check {self._key_named()}."
+            message = f"The credentials for the provider can't be fetched or used; check `{self._key}`."
             raise ProviderError("auth", message, retryable=False) from None
-
-    def _key_named(self) -> str:
-        return f"`{self._key}`"

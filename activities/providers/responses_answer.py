@@ -16,7 +16,7 @@ from workflows.messages import AssistantMessage, ProviderState, StopReason, Toke
 
 __all__ = ["parsed", "read"]
 
-# The HTTP statuses that OpenAI's codes of a failed response would have come with. Source: `openai.types.responses.ResponseError`.
+# The HTTP statuses that the codes of a failed response stand for. Source: `openai.types.responses.ResponseError`.
 _STATUSES = {
     "rate_limit_exceeded": 429,
     "insufficient_quota": 429,
@@ -131,7 +131,7 @@ def read(raw: bytes, body: bytes, request: ModelRequest, *, dialect: str, key: s
     if isinstance(output, dict):
         output = [cast("object", output)]
     if not isinstance(output, list):
-        _unreadable("it has no `output`" if output is None else f"`output` is {_kind(cast('object', output))}")
+        _unreadable("it has no `output`" if output is None else f"`output` is {_kind(output)}")
     said = _Read(request)
     for item in cast("list[object]", output):
         said.take(_object(item))
@@ -252,5 +252,4 @@ def _kind(value: object) -> str:
 
 
 def _unreadable(what: str) -> NoReturn:
-    message = f"The provider's answer can't be read: {what}. Check that the base URL is that of OpenAI's Responses API."
-    raise ProviderError("bad_response", message, retryable=True)
+    raise _http.bad_response(what)
