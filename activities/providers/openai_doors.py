@@ -71,7 +71,8 @@ def azure(endpoint: str, api_key: str = "", api_version: str = "", tokens: Token
         raise MissingKey("`REMIT_OPENAI_DOOR` is `azure`; set `AZURE_OPENAI_ENDPOINT` to your resource's address.")
     root = endpoint.rstrip("/").removesuffix("/openai/v1").removesuffix("/openai")
     secret = _http.checked_key(api_key, _AZURE_KEY) if api_key else ""
-    found = None if secret else tokens or _entra(_AZURE_DATED_SCOPE if api_version else _AZURE_SCOPE)
+    entra = None if secret or tokens else _Entra(_AZURE_DATED_SCOPE if api_version else _AZURE_SCOPE)
+    found = tokens or entra
     http = openai.DefaultAioHttpClient()
     if api_version:
         client: openai.AsyncOpenAI = AsyncAzureOpenAI(
@@ -86,7 +87,9 @@ def azure(endpoint: str, api_key: str = "", api_version: str = "", tokens: Token
         client = openai.AsyncOpenAI(
             api_key=secret or found or "", base_url=f"{root}/openai/v1", max_retries=0, http_client=http
         )
-    return ResponsesProvider(client, key=_AZURE_KEY if secret else _ENTRA, secret=secret, dialect="responses unmarked")
+    key = _AZURE_KEY if secret else _ENTRA
+    close = entra.close if entra else None
+    return ResponsesProvider(client, key=key, secret=secret, dialect="responses unmarked", close=close)
 
 
 def bedrock() -> ResponsesProvider:
@@ -115,12 +118,31 @@ def bedrock() -> ResponsesProvider:
     return ResponsesProvider(client, key=_BEDROCK_KEY if secret else "AWS_PROFILE", secret=secret, dialect="responses unmarked")
 
 
-def _entra(scope: str) -> Tokens:
-    try:
-        from azure.identity.aio import DefaultAzureCredential, get_bearer_token_provider
-    except ModuleNotFoundError:
-        raise MissingKey(
-            f"`{_AZURE_KEY}` isn't set, and `azure-identity`, which gives Entra ID's tokens without it, isn't installed; "
-            "install it with `pip install 'remit[azure]'`."
-        ) from None
-    return get_bearer_token_provider(DefaultAzureCredential(), scope)
+class _Entra:
+    """Entra ID's tokens for the identity of this process.
+
+    Raises:
+        MissingKey: the package that fetches them isn't there.
+    """
+
+    def __init__(self, scope: str) -> None:
+        try:
+            from azure.core.exceptions import AzureError
+            from azure.identity.aio import DefaultAzureCredential, get_bearer_token_provider
+        except ModuleNotFoundError:
+            raise MissingKey(
+                f"`{_AZURE_KEY}` isn't set, and `azure-identity`, which gives Entra ID's tokens without it, isn't installed; "
+                "install it with `pip install 'remit[azure]'`."
+            ) from None
+        self._failure = AzureError
+        self._credential = DefaultAzureCredential()
+        self._token = get_bearer_token_provider(self._credential, scope)
+
+    async def __call__(self) -> str:
+        try:
+            return await self._token()
+        except self._failure:  # its text names accounts and addresses
+            raise openai.OpenAIError("Entra ID gave no token.") from None
+
+    async def close(self) -> None:
+        await self._credential.close()

@@ -1,6 +1,7 @@
 """OpenAI's Responses API, behind the port in `base.py`, through a client of any door."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import httpx2
 import openai
@@ -22,15 +23,25 @@ class ResponsesProvider:
         key: name of the variable that holds the key, or what else to check when it is refused; for messages.
         secret: the key itself, so that no message quotes it.
         dialect: the form of the body that the door takes.
+        close: closes what fetches the credentials.
     """
 
     name = NAME
 
-    def __init__(self, client: openai.AsyncOpenAI, *, key: str, secret: str = "", dialect: Dialect = "responses") -> None:
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        *,
+        key: str,
+        secret: str = "",
+        dialect: Dialect = "responses",
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._client = client
         self._key = key
         self._secret = secret
         self._dialect: Dialect = dialect
+        self._close = close
 
     async def complete(self, request: ModelRequest) -> Completion:
         body = body_of(request, self._dialect)
@@ -39,6 +50,8 @@ class ResponsesProvider:
 
     async def aclose(self) -> None:
         await self._client.close()
+        if self._close:
+            await self._close()
 
     async def _post(self, body: bytes, timeout_s: float) -> bytes:
         # `from None` throughout: the SDK's errors hold the request, and Temporal writes causes into history.

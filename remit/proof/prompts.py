@@ -6,7 +6,7 @@ from temporalio import workflow
 from temporalio.client import WorkflowHistory
 
 from activities.model import request_of
-from activities.providers import scripted
+from activities.providers import responses_body, scripted
 from activities.providers.base import ModelRequest, ToolOffer
 from policies.canonical import sha256
 from policies.models import Effect
@@ -79,11 +79,12 @@ async def answered(histories: Sequence[WorkflowHistory]) -> tuple[list[tuple[Ask
 
 def is_digest_of(request: ModelRequest, turn: ModelTurn) -> bool:
     """Whether the call that `turn` answered was exactly `request`."""
-    return turn.request_digest in {sha256(body) for body in _bodies(request, turn.provider)}
+    return turn.request_digest in {sha256(body) for body in _bodies(request, turn)}
 
 
-def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
-    """What the provider's server was sent, whichever name it has for the limit of output tokens."""
+def _bodies(request: ModelRequest, turn: ModelTurn) -> list[bytes]:
+    """What the provider's server was sent: of older turns, whichever name it has for the limit of output tokens."""
+    provider = turn.provider
     if provider == "scripted":
         return [scripted.body_of(request)]
     if provider == "anthropic":
@@ -94,6 +95,8 @@ def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
         from activities.providers import google_body
 
         return [google_body.body_of(request)]
+    if turn.dialect in responses_body.DIALECTS:
+        return [responses_body.body_of(request, turn.dialect)]
     from activities.providers import openai
 
     return [openai.body_of(request, limit) for limit in ("max_completion_tokens", "max_tokens")]
