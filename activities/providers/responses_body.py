@@ -48,8 +48,7 @@ def body_of(request: ModelRequest, dialect: str = "responses") -> bytes:
     if not _NO_REASONING.match(request.model):
         head["include"] = ["reasoning.encrypted_content"]  # nothing is stored, so it must come back with the next request
     if request.effort:
-        # `minimal` was one model's; OpenAI's description doesn't have it any more.
-        head["reasoning"] = {"effort": "low" if request.effort == "minimal" else request.effort}
+        head["reasoning"] = {"effort": request.effort}
     items = [_prefix(request.system)] if request.system and marked else []
     for message in request.messages:
         own = isinstance(message, AssistantMessage) and message.state and message.state.is_of(NAME, request.model)
