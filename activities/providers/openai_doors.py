@@ -1,148 +1,176 @@
-"""The ways to OpenAI's models: OpenAI itself, servers that speak like it, Azure and Amazon Bedrock."""
+"""The servers through which OpenAI's models are reached: OpenAI's own, a compatible one, Azure and Bedrock.
+
+A door is a client of the SDK with credentials of its own. The body is ours in all of them.
+"""
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Literal
 from urllib.parse import urlsplit
 
 import openai
-from openai.lib.azure import AsyncAzureOpenAI
-from openai.providers.bedrock import bedrock as bedrock_provider
+from openai.providers.bedrock import bedrock
 
-from activities.providers import _http
-from activities.providers.openai import OpenAIProvider
-from activities.providers.responses import ResponsesProvider
-from policies.errors import MissingKey
+from activities.providers import _http, chat_body
+from activities.providers.base import ProviderError
+from activities.providers.responses_body import FEATURES, Feature, dialect_of
+from policies.errors import InvalidInput, MissingKey
 
-__all__ = ["azure", "bedrock", "server", "vendor"]
+__all__ = ["Api", "Door", "DoorName", "direct", "opened"]
 
-VENDOR = "https://api.openai.com/v1"
+DoorName = Literal["azure", "bedrock"]
+Api = Literal["responses", "chat"]
+
 _KEY = "OPENAI_API_KEY"
+_VENDOR = "https://api.openai.com/v1"
 _AZURE_KEY = "AZURE_OPENAI_API_KEY"
-_ENTRA = "AZURE_CLIENT_ID"
+_AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"
 _BEDROCK_KEY = "AWS_BEARER_TOKEN_BEDROCK"
-_AZURE_SCOPE = "https://ai.azure.com/.default"
-# What resources take at dated versions of the API.
-_AZURE_DATED_SCOPE = "https://cognitiveservices.azure.com/.default"
 
-Tokens = Callable[[], Awaitable[str]]
+# Nobody says that these servers take all that OpenAI's own takes.
+_AT_COMPATIBLE: tuple[Feature, ...] = ("include", "reasoning")
+_AT_AZURE: tuple[Feature, ...] = ("include", "key", "reasoning", "strict")
+_AT_BEDROCK: tuple[Feature, ...] = ("include", "reasoning")
 
 
-def server(api_key: str, base_url: str | None = None) -> OpenAIProvider | ResponsesProvider:
-    """The server at `base_url`: OpenAI itself by its Responses API, any other by Chat Completions.
+@dataclass(frozen=True)
+class Door:
+    """A way to a server.
+
+    Attributes:
+        client: has the credentials and the base URL.
+        dialect: the form of the body with which to begin there: of `chat_body` or of `responses_body`.
+        key: the variable to check when the server refuses the credentials.
+        secret: the key, where it is one; it is quoted nowhere.
+    """
+
+    client: openai.AsyncOpenAI
+    dialect: str
+    key: str
+    secret: str = ""
+    closing: Callable[[], Awaitable[None]] | None = None
+
+    async def aclose(self) -> None:
+        await self.client.close()
+        if self.closing:
+            await self.closing()
+
+
+def direct(api_key: str, base_url: str | None, api: Api | None = None, key_variable: str = _KEY) -> Door:
+    """OpenAI's own API, or a server that speaks the same.
 
     Args:
-        base_url: up to and including its `/v1`; None is OpenAI itself, whatever the environment says.
+        base_url: another server's, up to and including its `/v1`. None is OpenAI itself, whatever the environment says.
+        api: by default Responses at OpenAI's own hosts, Chat Completions elsewhere.
+        key_variable: the name of the variable that holds the key, for messages.
 
     Raises:
         MissingKey: `api_key` can't be sent.
+        InvalidInput: `base_url` isn't the URL of a server.
     """
-    host = urlsplit(base_url or VENDOR).hostname or ""
-    # `eu.api.openai.com` and others keep the data in a region.
-    return vendor(api_key, base_url) if f".{host}".endswith(".api.openai.com") else OpenAIProvider(api_key, base_url)
+    url = _http.checked_url(base_url, "OPENAI_BASE_URL") if base_url else _VENDOR
+    own = f".{urlsplit(url).hostname or ''}".endswith(".api.openai.com")
+    responses = dialect_of(FEATURES if own else _AT_COMPATIBLE)
+    dialect = responses if (api or ("responses" if own else "chat")) == "responses" else chat_body.dialect_of(url)
+    secret = _http.checked_key(api_key, key_variable)
+    return Door(_client(api_key=secret, base_url=url), dialect, key_variable, secret)
 
 
-def vendor(api_key: str, base_url: str | None = None) -> ResponsesProvider:
-    """OpenAI's own API, or a server that takes exactly what it takes.
+def opened(name: DoorName, api: Api | None = None) -> Door:
+    """The door of this name, from the SDKs' own environment variables; `api` by default Responses.
 
     Raises:
-        MissingKey: `api_key` can't be sent.
+        MissingKey: a variable or a package that it needs is missing.
+        InvalidInput: a variable can't be used.
     """
-    secret = _http.checked_key(api_key, _KEY)
-    client = openai.AsyncOpenAI(
-        api_key=secret, base_url=base_url or VENDOR, max_retries=0, http_client=openai.DefaultAioHttpClient()
-    )
-    return ResponsesProvider(client, key=_KEY, secret=secret)
+    return _azure(api) if name == "azure" else _bedrock(api)
 
 
-def azure(endpoint: str, api_key: str = "", api_version: str = "", tokens: Tokens | None = None) -> ResponsesProvider:
-    """OpenAI's models on Azure. A model's name there is that of its deployment.
-
-    Args:
-        endpoint: of the resource, as `https://NAME.openai.azure.com`.
-        api_key: of the resource; empty for a token of Entra ID.
-        api_version: a dated version of the API; empty for version 1, which has no dates.
-        tokens: gives Entra ID's tokens; by default the credentials that `azure-identity` finds in this process's environment.
-
-    Raises:
-        MissingKey: there is no endpoint, or no credential that can be used.
-    """
+def _azure(api: Api | None) -> Door:
+    endpoint = _set("AZURE_OPENAI_ENDPOINT")
     if not endpoint:
-        raise MissingKey("`REMIT_OPENAI_DOOR` is `azure`; set `AZURE_OPENAI_ENDPOINT` to your resource's address.")
-    root = endpoint.rstrip("/").removesuffix("/openai/v1").removesuffix("/openai")
-    secret = _http.checked_key(api_key, _AZURE_KEY) if api_key else ""
-    entra = None if secret or tokens else _Entra(_AZURE_DATED_SCOPE if api_version else _AZURE_SCOPE)
-    found = tokens or entra
-    http = openai.DefaultAioHttpClient()
-    if api_version:
-        client: openai.AsyncOpenAI = AsyncAzureOpenAI(
-            azure_endpoint=root,
-            api_version=api_version,
-            api_key=secret or None,
-            azure_ad_token_provider=found,
-            max_retries=0,
-            http_client=http,
+        raise MissingKey(
+            "OpenAI on Azure needs `AZURE_OPENAI_ENDPOINT`; set it to the resource's URL, as in "
+            "`https://my-resource.openai.azure.com`."
         )
-    else:
-        client = openai.AsyncOpenAI(
-            api_key=secret or found or "", base_url=f"{root}/openai/v1", max_retries=0, http_client=http
-        )
-    key = _AZURE_KEY if secret else _ENTRA
-    close = entra.close if entra else None
-    return ResponsesProvider(client, key=key, secret=secret, dialect="responses unmarked", close=close)
+    base_url = _http.checked_url(endpoint, "AZURE_OPENAI_ENDPOINT").rstrip("/")
+    if not base_url.endswith("/openai/v1"):
+        base_url += "/openai/v1"
+    dialect = dialect_of(_AT_AZURE) if api != "chat" else "chat max_completion_tokens"
+    for variable in (_AZURE_KEY, "AZURE_OPENAI_AD_TOKEN"):
+        if _set(variable):
+            secret = _http.checked_key(_set(variable), variable)
+            return Door(_client(api_key=secret, base_url=base_url), dialect, variable, secret)
+    token, closing = _entra()
+    return Door(_client(api_key=token, base_url=base_url), dialect, "AZURE_CLIENT_ID", closing=closing)
 
 
-def bedrock() -> ResponsesProvider:
-    """OpenAI's models on Amazon Bedrock, with its API key or AWS's credentials, in the region that AWS's variables name.
+def _entra() -> tuple[Callable[[], Awaitable[str]], Callable[[], Awaitable[None]]]:
+    """Gives tokens of Microsoft Entra ID, and closes what gives them.
 
     Raises:
-        MissingKey: there is no region, or no package that signs with AWS's credentials.
+        MissingKey: its package isn't there.
     """
-    key = os.environ.get(_BEDROCK_KEY, "")
-    secret = _http.checked_key(key, _BEDROCK_KEY) if key else ""
-    if not secret and find_spec("botocore") is None:
+    if not _is_there("azure.identity"):
         raise MissingKey(
-            f"`{_BEDROCK_KEY}` isn't set, and AWS's SDK, which signs without it, isn't installed; install it with "
-            "`pip install 'remit[bedrock]'`."
+            f"OpenAI on Azure has no `{_AZURE_KEY}`; set it, or install `pip install 'remit[azure]'` to sign in with "
+            "Microsoft Entra ID."
         )
+    from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
+    from azure.identity.aio import DefaultAzureCredential, get_bearer_token_provider
+
+    credential = DefaultAzureCredential()
+    provider = get_bearer_token_provider(credential, _AZURE_SCOPE)
+
+    async def token() -> str:
+        try:
+            return await provider()
+        except (ServiceRequestError, ServiceResponseError):
+            raise _http.unreachable() from None
+        except AzureError:  # its words name tenants and accounts
+            text = f"Microsoft Entra ID gave no token for the call; check its variables, or set `{_AZURE_KEY}`."
+            raise ProviderError("auth", text, retryable=False) from None
+
+    return token, credential.close
+
+
+def _bedrock(api: Api | None) -> Door:
+    bearer, base_url = _set(_BEDROCK_KEY), _set("AWS_BEDROCK_BASE_URL")
+    region = _set("AWS_REGION") or _set("AWS_DEFAULT_REGION")
+    if not region and not (bearer and base_url):
+        raise MissingKey("OpenAI on Bedrock needs `AWS_REGION`; set it to the region whose models you use.")
+    if not bearer and not _is_there("botocore"):
+        raise MissingKey(
+            f"OpenAI on Bedrock has no `{_BEDROCK_KEY}`; set it, or install `pip install 'remit[bedrock]'` to sign with the "
+            "credentials of AWS."
+        )
+    key = _BEDROCK_KEY if bearer else "AWS_ACCESS_KEY_ID"
+    dialect = dialect_of(_AT_BEDROCK) if api != "chat" else "chat max_completion_tokens"
     try:
-        # AWS recommends `runtime`; an address in `AWS_BEDROCK_BASE_URL` says by itself which of the two it is.
-        endpoint = None if os.environ.get("AWS_BEDROCK_BASE_URL", "").strip() else "runtime"
-        provider = bedrock_provider(endpoint=endpoint, api_key=secret or None)
-        client = openai.AsyncOpenAI(provider=provider, max_retries=0, http_client=openai.DefaultAioHttpClient())
-    except openai.OpenAIError:
-        raise MissingKey(
-            "`REMIT_OPENAI_DOOR` is `bedrock`, and AWS's settings can't be used; set `AWS_REGION` to a region such as "
-            "`us-east-1`, and check `AWS_PROFILE` and `AWS_BEDROCK_BASE_URL`."
-        ) from None
-    return ResponsesProvider(client, key=_BEDROCK_KEY if secret else "AWS_PROFILE", secret=secret, dialect="responses unmarked")
+        url = _http.checked_url(base_url, "AWS_BEDROCK_BASE_URL") if base_url else None
+        provider = bedrock(
+            region=region or None,
+            base_url=url,
+            api_key=_http.checked_key(bearer, _BEDROCK_KEY) if bearer else None,
+        )
+        return Door(_client(provider=provider), dialect, key, bearer)
+    except openai.OpenAIError as e:
+        raise InvalidInput(f"OpenAI on Bedrock can't be set up: {e}") from None
 
 
-class _Entra:
-    """Entra ID's tokens for the identity of this process.
+def _client(**how: object) -> openai.AsyncOpenAI:
+    """A client with these credentials, which retries nothing: Temporal does."""
+    return openai.AsyncOpenAI(max_retries=0, http_client=openai.DefaultAioHttpClient(), **how)  # pyright: ignore[reportArgumentType]
 
-    Raises:
-        MissingKey: the package that fetches them isn't there.
-    """
 
-    def __init__(self, scope: str) -> None:
-        try:
-            from azure.core.exceptions import AzureError
-            from azure.identity.aio import DefaultAzureCredential, get_bearer_token_provider
-        except ModuleNotFoundError:
-            raise MissingKey(
-                f"`{_AZURE_KEY}` isn't set, and `azure-identity`, which gives Entra ID's tokens without it, isn't installed; "
-                "install it with `pip install 'remit[azure]'`."
-            ) from None
-        self._failure = AzureError
-        self._credential = DefaultAzureCredential()
-        self._token = get_bearer_token_provider(self._credential, scope)
+def _set(variable: str) -> str:
+    return os.environ.get(variable, "").strip()
 
-    async def __call__(self) -> str:
-        try:
-            return await self._token()
-        except self._failure:  # its text names accounts and addresses
-            raise openai.OpenAIError("Entra ID gave no token.") from None
 
-    async def close(self) -> None:
-        await self._credential.close()
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that should hold it
+        return False
