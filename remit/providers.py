@@ -14,8 +14,6 @@ from remit.settings import Settings
 
 if TYPE_CHECKING:
     from activities.providers.google import GoogleProvider
-    from activities.providers.openai import OpenAIProvider
-    from activities.providers.responses import ResponsesProvider
 
 __all__ = ["providers", "servers"]
 
@@ -53,7 +51,7 @@ def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
     def opened(choice: ModelChoice) -> ModelProvider:
         key = key_of(choice, os.environ)
         if choice.provider == "openai":
-            from activities.providers import openai_doors
+            from activities.providers.openai import OpenAIProvider
 
             openai = OpenAIProvider(key, choice.base_url, key_variable=choice.key_variable or "OPENAI_API_KEY")
             closing.push_async_callback(openai.aclose)
@@ -69,24 +67,6 @@ def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
         return google
 
     return opened
-
-
-def _openai(settings: Settings) -> "OpenAIProvider | ResponsesProvider":
-    """OpenAI's models by the door that is set.
-
-    Raises:
-        MissingKey: the door's credentials, or the package that fetches them, aren't there.
-    """
-    from activities.providers import openai_doors
-
-    if settings.openai_door == "azure":
-        secret = settings.azure_openai_api_key
-        key = secret.get_secret_value() if secret else ""
-        return openai_doors.azure(settings.azure_openai_endpoint, key, settings.openai_api_version)
-    if settings.openai_door == "bedrock":
-        return openai_doors.bedrock()
-    key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-    return openai_doors.server(key, settings.openai_base_url)
 
 
 def _google_at(key: str, base_url: str) -> "GoogleProvider":

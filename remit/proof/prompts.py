@@ -6,7 +6,7 @@ from temporalio import workflow
 from temporalio.client import WorkflowHistory
 
 from activities.model import request_of
-from activities.providers import responses_body, scripted
+from activities.providers import scripted
 from activities.providers.base import ModelRequest, ToolOffer
 from policies.canonical import sha256
 from policies.models import Effect

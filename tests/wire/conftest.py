@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from activities.providers import openai_doors
 from activities.providers.google import GoogleProvider, Vertex
-from activities.providers.responses import ResponsesProvider
 from tests.wire.packages import NODE, install
 from tests.wire.server import KEY, CannedServer, Provider, ProviderName, provider_at
 
@@ -74,20 +72,6 @@ async def google() -> AsyncIterator[Callable[..., GoogleProvider]]:
 
     def make(url: str, key: str = KEY, vertex: Vertex | None = None) -> GoogleProvider:
         made.append(GoogleProvider("" if vertex else key, url, vertex))
-        return made[-1]
-
-    yield make
-    for provider in made:
-        await provider.aclose()
-
-
-@pytest.fixture
-async def responses() -> AsyncIterator[Callable[..., ResponsesProvider]]:
-    """Makes a provider that speaks OpenAI's Responses to a URL, and closes it after the test."""
-    made: list[ResponsesProvider] = []
-
-    def make(url: str, key: str = KEY) -> ResponsesProvider:
-        made.append(openai_doors.vendor(key, f"{url}/v1"))
         return made[-1]
 
     yield make
