@@ -5,7 +5,7 @@ A door is a client of the SDK with credentials of its own. The body is ours in a
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ Api = Literal["responses", "chat"]
 _KEY = "OPENAI_API_KEY"
 _VENDOR = "https://api.openai.com/v1"
 _AZURE_KEY = "AZURE_OPENAI_API_KEY"
-_AZURE_SCOPE = "https://cognitiveservices.azure.com/.default"
+_AZURE_SCOPE = "https://ai.azure.com/.default"
 _BEDROCK_KEY = "AWS_BEARER_TOKEN_BEDROCK"
 
 # Nobody says that these servers take all that OpenAI's own takes.
@@ -49,7 +49,7 @@ class Door:
     client: openai.AsyncOpenAI
     dialect: str
     key: str
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     closing: Callable[[], Awaitable[None]] | None = None
 
     async def aclose(self) -> None:
@@ -129,7 +129,7 @@ def _entra() -> tuple[Callable[[], Awaitable[str]], Callable[[], Awaitable[None]
             return await provider()
         except (ServiceRequestError, ServiceResponseError):
             raise _http.unreachable() from None
-        except AzureError:  # its words name tenants and accounts
+        except (AzureError, ValueError):  # their words name tenants and accounts
             text = f"Microsoft Entra ID gave no token for the call; check its variables, or set `{_AZURE_KEY}`."
             raise ProviderError("auth", text, retryable=False) from None
 

@@ -227,20 +227,28 @@ def _cleaned(value: JsonValue, schema: JsonValue, root: Schema) -> JsonValue:
         return [_cleaned(item, items, root) for item in value]
     if not isinstance(value, dict):
         return value
-    objects = [shape for shape in shapes if isinstance(shape.get("properties"), dict)]
-    if len(objects) != 1:
-        return value  # which of several objects it is, only validation can say
-    fields, required = cast("Schema", objects[0]["properties"]), objects[0].get("required", [])
-    return {
-        name: _cleaned(field, fields.get(name), root)
-        for name, field in value.items()
-        if not (
-            field is None
-            and name in fields
-            and name not in cast("list[JsonValue]", required)
-            and not _allows_null(fields[name], root)
-        )
-    }
+    objects = [shape for shape in shapes if _may_be(value, shape)]
+    kept: dict[str, JsonValue] = {}
+    for name, field in value.items():
+        # Which of several objects it is, only validation can say: what one of them may need stays.
+        ways = [cast("Schema", shape["properties"]).get(name) for shape in objects]
+        needed = any(name in _list(shape.get("required")) for shape in objects)
+        if field is None and ways and not needed and all(way is not None and not _allows_null(way, root) for way in ways):
+            continue
+        kept[name] = _cleaned(field, ways[0], root) if len(ways) == 1 else field
+    return kept
+
+
+def _may_be(value: dict[str, JsonValue], shape: Schema) -> bool:
+    """Whether `value` has the fields and the constants of the object `shape`."""
+    fields = shape.get("properties")
+    if not isinstance(fields, dict) or not value.keys() <= fields.keys():
+        return isinstance(fields, dict) and shape.get("additionalProperties") is not False
+    for name, field in fields.items():
+        known = cast("Schema", field) if isinstance(field, dict) else {}
+        if name in value and "const" in known and value[name] not in (known["const"], None):
+            return False
+    return True
 
 
 def _shapes(schema: JsonValue, root: Schema, depth: int = 0) -> list[Schema]:

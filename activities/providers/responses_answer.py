@@ -10,7 +10,7 @@ from activities.providers import _http
 from activities.providers._lenient import arguments_of, count, kind, listed, mapped, parsed, text_of
 from activities.providers.base import Completion, ModelRequest, ProviderError
 from activities.providers.openai_schemas import without_nulls
-from activities.providers.responses_body import NAME, features_of
+from activities.providers.responses_body import BETWEEN, NAME, features_of
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, ProviderState, StopReason, TokenUsage, ToolRequest
 
@@ -31,6 +31,7 @@ class _Read:
 
     Attributes:
         kept: for the next request, in order: reasoning as it came, and for each text and call what it had besides.
+        lost: whether there was reasoning that can't be sent back.
         cut: whether an item isn't whole.
     """
 
@@ -38,6 +39,7 @@ class _Read:
     refusals: list[str] = field(default_factory=list[str])
     calls: list[ToolRequest] = field(default_factory=list[ToolRequest])
     kept: list[dict[str, JsonValue]] = field(default_factory=list[dict[str, JsonValue]])
+    lost: bool = False
     cut: bool = False
 
 
@@ -76,7 +78,7 @@ def read(
         raise _http.bad_response(f"it is `{status}`")
     said = _items(listed(cast("object", output)), request, strict="strict" in features_of(dialect))
     message = AssistantMessage(
-        text="".join([*said.texts, *said.refusals]), tool_calls=tuple(said.calls), state=_state(said, request.model)
+        text=BETWEEN.join([*said.texts, *said.refusals]), tool_calls=tuple(said.calls), state=_state(said, request.model)
     )
     usage, counted = _usage(mapped(answer.get("usage")), body, message, request)
     return Completion(
@@ -112,6 +114,8 @@ def _items(output: list[object], request: ModelRequest, *, strict: bool) -> _Rea
                 fields = {name: item[name] for name in ("id", "encrypted_content")}
                 summary = listed(item.get("summary"))
                 said.kept.append({"reasoning": cast("JsonValue", {"type": "reasoning", **fields, "summary": summary})})
+            case "reasoning":
+                said.lost = True
             case _:
                 pass
     return said
@@ -136,12 +140,24 @@ def _read_message(item: dict[str, object], said: _Read) -> None:
 
 def _state(said: _Read, model: str) -> ProviderState | None:
     """What must come back with the answer; None when it is text and calls alone, and when it is a refusal."""
-    items = said.kept
+    items, lost = said.kept, said.lost
     while items and "reasoning" in items[-1]:
-        items = items[:-1]  # the API refuses reasoning that nothing follows
+        items, lost = items[:-1], True  # the API refuses reasoning that nothing follows
     if said.refusals or not any("reasoning" in item or "phase" in mapped(item.get("message")) for item in items):
         return None
+    if lost:
+        items = [_without_id(item) for item in items]
     return ProviderState(provider=NAME, model=model, items=tuple(items))
+
+
+def _without_id(item: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What was kept of a text or a call, without the id by which the API would look for reasoning that isn't there."""
+    if "call" in item:
+        return {"call": ""}
+    if "message" in item:
+        fields = mapped(item["message"])
+        return {**item, "message": cast("JsonValue", {name: fields[name] for name in fields if name != "id"})}
+    return item
 
 
 def _stop(answer: dict[str, object], said: _Read, *, cut: bool) -> StopReason:

@@ -15,7 +15,7 @@ from activities.providers.base import ModelRequest, ToolOffer
 from activities.providers.openai_schemas import strict_schema
 from workflows.messages import AssistantMessage, Message, ProviderState, ToolMessage, ToolRequest, UserMessage
 
-__all__ = ["FEATURES", "GO_ON", "NAME", "Feature", "body_of", "dialect_of", "features_of"]
+__all__ = ["BETWEEN", "FEATURES", "GO_ON", "NAME", "Feature", "body_of", "dialect_of", "features_of"]
 
 Feature = Literal["include", "key", "marks", "reasoning", "strict"]
 
@@ -25,6 +25,8 @@ FEATURES: tuple[Feature, ...] = ("include", "key", "marks", "reasoning", "strict
 """What a server may not take: `include` (its reasoning comes back encrypted), `key` (`prompt_cache_key`), `marks` (an explicit
 cache mark after the system prompt), `reasoning` (that of earlier answers), `strict` (tools whose arguments are held to their
 schema)."""
+BETWEEN = "\n\n"
+"""Stands between two messages of one answer, where they are one text."""
 GO_ON = "Go on where you stopped."
 """Said where an answer would come last."""
 
@@ -32,6 +34,8 @@ _FEWEST_TOKENS = 16
 """The smallest limit of output tokens that the API takes."""
 _FAMILY = re.compile(r"(?:^|[/.])gpt-(\d+)(?:\.(\d+))?(?![\d.])")
 _FIRST_WITH_MARKS = (5, 6)
+_NO_REASONING = re.compile(r"(ft:)?(gpt-3|gpt-4|chatgpt-)")
+"""Models that refuse to be asked for their reasoning."""
 
 
 def dialect_of(features: Iterable[Feature]) -> str:
@@ -56,7 +60,7 @@ def body_of(request: ModelRequest, dialect: str) -> bytes:
     if request.system and not marked:
         head["instructions"] = request.system
     head["store"] = False
-    if "include" in features:
+    if "include" in features and not _NO_REASONING.match(request.model):
         head["include"] = ["reasoning.encrypted_content"]
     if request.effort:
         head["reasoning"] = {"effort": request.effort}
@@ -142,20 +146,24 @@ def _given(message: AssistantMessage, state: ProviderState | None) -> list[dict[
     """The items as they came, from what `responses_answer` kept of them; none where text or calls are others by now."""
     found: list[dict[str, object]] = []
     calls, at = list(message.tool_calls), 0
+    whole = 0
     for kept in state.items if state else ():
         match kept:
             case {"reasoning": dict() as item}:
                 found.append(cast("dict[str, object]", item))
             case {"message": dict() as item, "letters": int() as letters}:
                 found.append(_said(item, message.text[at : at + letters]))
-                at += letters
+                whole = at + letters
+                at = whole + len(BETWEEN)
             case {"call": str() as item_id} if calls:
-                found.append({**_call(calls.pop(0)), **({"id": item_id} if item_id else {}), "status": "completed"})
+                found.append({**_call(calls.pop(0)), **({"id": item_id, "status": "completed"} if item_id else {})})
             case _:
                 return []
-    return found if at == len(message.text) and not calls else []
+    return found if whole == len(message.text) and not calls else []
 
 
 def _said(item: dict[str, JsonValue], text: str) -> dict[str, object]:
+    if "id" not in item:
+        return {"role": "assistant", "content": text, **item}
     content: dict[str, object] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "role": "assistant", "status": "completed", **item, "content": [content]}
