@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test live live-open attack kill-bench backtest-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
+.PHONY: demo test live live-open attack kill-bench backtest-bench pii-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -87,6 +87,10 @@ kill-bench: setup-dev
 # Recorded actions by the seed, and another policy asked about each. `make backtest-bench BACKTEST="--actions 1000000"`.
 backtest-bench: setup-dev
 	$(BIN)/python -m tests.backtestbench $(BACKTEST)
+
+# How much personal data is found before a model sees a text, by kind, and what that costs: the figures of docs/privacy.md.
+pii-bench: setup-dev
+	$(BIN)/python -m tests.piibench
 
 # How often the gates of a rollout are wrong about simulated traffic; the figures of docs/rollout-gates.md. Some minutes.
 gates: setup-dev

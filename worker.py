@@ -29,6 +29,7 @@ from activities.keeping import KeeperActivities
 from activities.ledger.store import Ledger
 from activities.meter import Meter
 from activities.model import ModelActivities
+from activities.privacy.desk import PrivacyDesk
 from activities.records import RecordActivities
 from activities.releases import Releases
 from activities.results import StoredResults
@@ -39,7 +40,7 @@ from activities.tool import ToolActivities
 from policies.errors import InvalidInput, RemitError
 from remit import metrics, telemetry
 from remit.apps import Parts, assemble
-from remit.connection import connect, storage_of
+from remit.connection import connect, storage_of, vaults_of
 from remit.deployment import Deployment, build_id, worker_version
 from remit.directory import LiveDirectory
 from remit.fleet import Fleet, audience
@@ -190,6 +191,7 @@ def _build(
         agents=parts.library.identities(),
         strict=settings.env == "production",
     )
+    privacy = PrivacyDesk(vaults_of(settings), connectors)
     authority = AuthorityActivities(
         runs,
         library,
@@ -203,10 +205,12 @@ def _build(
         ledger,
         meter,
         reviews,
+        privacy,
     )
     results = StoredResults(storage)
     tool = ToolActivities(runs, ledger, capabilities, catalog, connectors, directory, results, meter)
-    model = ModelActivities(runs, _providers(settings, closing), catalog, _gates(settings), meter, servers(closing))
+    gates = _gates(settings)
+    model = ModelActivities(runs, _providers(settings, closing), catalog, gates, meter, servers(closing), privacy)
     records = RecordActivities(ledger, runs, storage)
     fleet = FleetActivities(ledger, client, settings.task_queue, directory, audience(client, settings))
     return Worker(

@@ -19,6 +19,7 @@ from activities.ledger.store import Ledger
 from activities.library import AgentFile, Library
 from activities.meter import Meter, capped
 from activities.model_cards import UNKNOWN_OUTPUT_TOKENS
+from activities.privacy.desk import PrivacyDesk, begin_privacy
 from activities.proposal import ApprovalNeeded, mint_write
 from activities.releases import Releases
 from activities.reviews import Reviews
@@ -95,7 +96,10 @@ class AuthorityActivities:
         ledger: Ledger,
         meter: Meter,
         reviews: Reviews,
+        privacy: PrivacyDesk | None = None,
     ) -> None:
+        """`privacy`: None where no run with `[privacy]` may be admitted."""
+        self._privacy = privacy
         self._meter = meter
         self._ceilings = Ceilings(ledger)
         self._reviews = reviews
@@ -163,6 +167,7 @@ class AuthorityActivities:
         subject = await self._subject(agent, admission)
         paused, rollout, ceiling = await asyncio.to_thread(self._look, admission.run_id, agent.name, subject)
         agent, arm = self._releases.chosen(agent, rollout, subject or workflow_id)
+        await begin_privacy(self._privacy, admission.run_id, agent.name, subject, agent.privacy)
         bundle = self._library.bundle(agent.policy)
         route = self._route(agent, scripted=admission.scripted)
         roles = bundle.limits().approvals.roles
@@ -210,6 +215,7 @@ class AuthorityActivities:
             stage=rollout.weight if rollout and arm else 0,
             over_ceiling=over,
             withheld=withheld,
+            privacy=agent.privacy,
             moves_up=agent.moves_up,
             model_protocol=1,
             answer="text" if agent.answer == "text" else "",

@@ -16,6 +16,7 @@ from policies.bundle import Bundle, compile_policy, explain
 from policies.caps import Caps
 from policies.errors import AgentInvalid, InvalidInput, PolicyInvalid, RemitError, UnknownAgent
 from policies.models import AgentIdentity, AutonomyMode, Frozen, UsageLimits
+from policies.privacy import PrivacyRules
 from policies.rising import MovesUp
 from policies.routing import ModelChoice
 from policies.value import Value
@@ -48,6 +49,7 @@ class AgentFile(Frozen):
         moves_up: when its route moves up to a stronger tier, next to what policy asks for.
         answer: how the model ends a run: by calling `final_answer`, or with `text` by saying something and calling nothing.
         weight: the agent's share of the workers among those of its priority, while several wait; without one, 1.
+        privacy: the table `[privacy]`; without one, models see everything.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,99}$")
@@ -70,6 +72,7 @@ class AgentFile(Frozen):
     answer: Literal["final_answer", "text"] = "final_answer"
     limits: dict[str, int | str] = Field(default_factory=dict)
     value: Value = Field(default_factory=Value)
+    privacy: PrivacyRules | None = Field(default=None, exclude_if=lambda rules: rules is None)
     prompt: str
 
     @property

@@ -15,6 +15,7 @@ from activities.classifying import request_to_classify
 from activities.gates import DOWN_AFTER, LONGEST_PAUSE_SECONDS, Busy, Gate
 from activities.heartbeat import beating
 from activities.meter import Meter, billed, capped
+from activities.privacy.desk import PrivacyDesk, Veil, veil_of
 from activities.providers.base import Completion, ModelProvider, ModelRequest, ProviderError, ToolOffer
 from activities.runs import Runs
 from activities.telling import tell, tell_agent, tell_model
@@ -154,9 +155,14 @@ class ModelActivities:
         gates: Mapping[str, Gate],
         meter: Meter,
         open_server: Callable[[ModelChoice], ModelProvider] | None = None,
+        privacy: PrivacyDesk | None = None,
     ) -> None:
-        """`providers` and `gates` are by endpoint. `open_server` reaches a server that only a tier names, at its first call."""
+        """`providers` and `gates` are by endpoint. `open_server` reaches a server that only a tier names, at its first call.
+
+        `privacy`: None where no run with `[privacy]` may ask a model, as in a fork.
+        """
         self._meter = meter
+        self._privacy = privacy
         self._runs = runs
         self._providers = dict(providers)
         self._catalog = catalog
@@ -174,7 +180,7 @@ class ModelActivities:
         self._gates.setdefault(choice.endpoint, Gate(choice.endpoint))
         return choice.endpoint in self._providers
 
-    async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice) -> ModelRequest:
+    async def _request(self, call: CallModel, capsule: Capsule, choice: ModelChoice, veil: Veil) -> ModelRequest:
         scripted = choice.provider == "scripted"
         messages, script = await self._runs.transcript(
             call.capsule, call.cursor, call.transcript, scripted=scripted, window=call.window
@@ -183,7 +189,8 @@ class ModelActivities:
         tools: list[tuple[Effect, ToolOffer]] = [
             (s.effect, ToolOffer(name=s.name, description=s.description, parameters=s.schema)) for s in specs
         ]
-        return request_of(call, capsule, choice, tools, messages, script)
+        request = request_of(call, capsule, choice, tools, await veil.hide(messages), script)
+        return request.model_copy(update={"system": veil.hide_prompt(request.system)})
 
     @activity.defn(name="call_model")
     async def call_model(self, call: CallModel) -> ModelTurn:
@@ -196,7 +203,8 @@ class ModelActivities:
             choices = capsule.route.choices(call.tier)
             tell_agent(capsule.agent)
             tell_model(choices[0])
-            asked = _Asked(call, capsule, {c.endpoint: await self._request(call, capsule, c) for c in choices})
+            veil = await veil_of(self._privacy, capsule)
+            asked = _Asked(call, capsule, {c.endpoint: await self._request(call, capsule, c, veil) for c in choices})
             started = time.monotonic()
             try:
                 choice, completion, why = await self._answer(choices, asked, end, lost)
@@ -214,7 +222,8 @@ class ModelActivities:
                 raise capped(e) from None
             except RemitError as e:
                 raise ApplicationError(e.message, type=e.code, non_retryable=True) from None
-        message = answers.presentable(completion.message, asked.messages(choice), f"r{call.cursor}")
+        written = answers.presentable(completion.message, asked.messages(choice), f"r{call.cursor}")
+        message = await veil.restore(written)
         noted = message if call.summarise is None else summary_note(message.text)
         if not call.classify:  # a classification is no message of the transcript
             self._runs.wrote(call.capsule, call.cursor, noted.model_dump_json())

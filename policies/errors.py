@@ -11,6 +11,7 @@ RemitError
 │   └── NotFound            a run, an approval or a person that doesn't exist
 ├── Unavailable             a server or a worker can't be reached; nothing was lost
 ├── StoredValueLost         external storage hasn't got what history names, or has something else
+├── PlaceholdersLost        what the placeholders of a run with `[privacy]` stand for is gone, or can't be decrypted
 ├── ToolRefusal             given back to the model, which may try something else
 ├── ApprovalRefused         a decision that counts for nothing
 ├── ControlRefused          a command to the fleet that changes nothing
@@ -36,6 +37,7 @@ __all__ = [
     "NotFound",
     "OutcomeIndeterminate",
     "Paused",
+    "PlaceholdersLost",
     "PolicyInvalid",
     "PriceUnknown",
     "RemitError",
@@ -101,6 +103,10 @@ class Unavailable(RemitError):
 
 class StoredValueLost(RemitError):
     code = "stored_value_lost"
+
+
+class PlaceholdersLost(RemitError):
+    code = "placeholders_lost"
 
 
 class ToolRefusal(RemitError):

@@ -31,7 +31,7 @@ from tools.connectors.sandbox import Sandbox
 from tools.incidents import Incidents
 from tools.kb import Knowledge
 from tools.spec import Connector, ToolSpec
-from tools.subjects import Subjects, SubjectsByKind
+from tools.subjects import EveryRecord, Personal, Subjects, SubjectsByKind
 from tools.support import Support
 
 __all__ = ["PACKAGE", "REVIEWED", "Connectors", "Parts", "Source", "assemble"]
@@ -109,6 +109,8 @@ class Parts:
                 first = found.get(port)
                 if isinstance(first, Subjects) and isinstance(connector, Subjects):
                     found[port] = SubjectsByKind(first, sandbox.KINDS, connector)
+                elif isinstance(first, Personal) and isinstance(connector, Personal) and port is Personal:
+                    found[port] = EveryRecord((first, connector))
                 elif first is not None:
                     raise InvalidInput(f"The port `{port.__name__}` has a connector already; give the app a port of its own.")
                 else:
@@ -144,7 +146,14 @@ def _builtin(settings: Settings, root: Path) -> Source:
             structlog.get_logger("remit.worker").warning("new empty sandbox business", path=str(path))
             sandbox.create(path, {})
         business = Sandbox(path)
-        return {Billing: _billing(settings) or business, Support: business, Incidents: business, Subjects: business}
+        billing = _billing(settings)
+        return {
+            Billing: billing or business,
+            Support: business,
+            Incidents: business,
+            Subjects: business,
+            Personal: EveryRecord((billing, business)) if isinstance(billing, Personal) else business,
+        }
 
     return Source(root, {m.__name__: m for m in builtin.MODULES}, connectors)
 

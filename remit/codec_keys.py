@@ -58,6 +58,10 @@ class CodecKeys:
         due = [k for k in self.file.keys if k.key and k.encrypts_from <= now]
         return self.file.name(due[-1].id if due else next(k.id for k in self.file.keys if k.key))
 
+    def secret(self, name: str) -> bytes | None:
+        """The key itself, for deriving others from it; None for one that is retired, or not here."""
+        return next((bytes.fromhex(k.key) for k in self.file.keys if k.key and self.file.name(k.id) == name), None)
+
     def awaited(self, name: str) -> bool:
         """Whether `name` is a key of this family that this file doesn't have yet; not so for a stranger's or a retired one."""
         number = name.partition("-")[0]

@@ -16,15 +16,17 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 
+from activities.privacy.store import VaultStore
 from activities.storage import Sealed, Storage, storage_at
 from policies.errors import InvalidInput, StoredValueLost, Unavailable
 from remit.codec import EncryptingCodec, Unreadable
 from remit.codec_keys import CodecKeyFile
 from remit.offload import INLINE, external_storage
+from remit.run_cipher import KeyedRunCipher
 from remit.settings import Settings
 from workflows.messages import ENCRYPTED, LOST, RunSummary, TranscriptPage
 
-__all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state", "namespace", "storage_of"]
+__all__ = ["CONVERTER", "Converter", "connect", "converter", "dev_state", "namespace", "storage_of", "vaults_of"]
 
 
 class Converter(PydanticPayloadConverter):
@@ -102,6 +104,16 @@ def storage_of(settings: Settings) -> Storage:
     found = storage_at(settings.storage_place)
     codec = converter(settings).payload_codec
     return Sealed(found, codec.seal, codec.unseal) if isinstance(codec, EncryptingCodec) else found
+
+
+def vaults_of(settings: Settings) -> VaultStore:
+    """Where the placeholders of runs with `[privacy]` lie; encrypted whether the codec is on or not.
+
+    Raises:
+        InvalidInput: the storage can't be used.
+    """
+    cipher = KeyedRunCipher(CodecKeyFile(settings.codec_keys_path, env=settings.env))
+    return VaultStore(storage_at(settings.storage_place), cipher)
 
 
 def dev_state(settings: Settings) -> dict[str, str]:

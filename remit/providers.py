@@ -24,11 +24,11 @@ def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPro
     Each SDK takes tens of megabytes, so only those that have a key are loaded.
     """
     found: dict[str, ModelProvider] = {"scripted": ScriptedProvider()}
-    if settings.openai_api_key or settings.openai_base_url:
+    if settings.openai_api_key or settings.openai_base_url or settings.openai_door:
         from activities.providers.openai import OpenAIProvider
 
         key = settings.openai_api_key.get_secret_value() if settings.openai_api_key else "none"
-        openai = OpenAIProvider(api_key=key, base_url=settings.openai_base_url)
+        openai = OpenAIProvider(key, settings.openai_base_url, door=settings.openai_door, api=settings.openai_api)
         closing.push_async_callback(openai.aclose)
         found["openai"] = openai
     if settings.anthropic_api_key or settings.anthropic_base_url:
@@ -53,7 +53,7 @@ def servers(closing: AsyncExitStack) -> Callable[[ModelChoice], ModelProvider]:
         if choice.provider == "openai":
             from activities.providers.openai import OpenAIProvider
 
-            openai = OpenAIProvider(api_key=key, base_url=choice.base_url)
+            openai = OpenAIProvider(key, choice.base_url, key_variable=choice.key_variable or "OPENAI_API_KEY")
             closing.push_async_callback(openai.aclose)
             return openai
         if choice.provider == "anthropic":

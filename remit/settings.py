@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         codec_audience: for whom tokens must be issued that the codec server takes; by default as `oidc_audience`.
         codec_roles: who may read with such a token, names with commas between them; by default everybody whom the issuer knows.
         provider: `openai`, `anthropic` or `google`; by default the one whose key is set.
+        openai_door: the cloud through which OpenAI's models are reached, set up by its SDK's own variables; see
+            `docs/providers/openai.md`. None is OpenAI itself, or `OPENAI_BASE_URL`.
+        openai_api: which of OpenAI's APIs is called; by default Responses, and Chat Completions at `OPENAI_BASE_URL`.
         google_door: `vertex` reaches Google's models through Vertex AI, with Google Cloud's own credentials.
         google_project, google_location: whose and where Vertex AI is.
         connector_billing: where customers, invoices and refunds are: the sandbox business, or Stripe.
@@ -103,6 +106,8 @@ class Settings(BaseSettings):
     anthropic_rpm: int | None = Field(default=None, ge=1)
     google_concurrency: int | None = Field(default=None, ge=1)
     google_rpm: int | None = Field(default=None, ge=1)
+    openai_door: Literal["azure", "bedrock"] | None = None
+    openai_api: Literal["responses", "chat"] | None = None
     google_door: Literal["gemini", "vertex"] = "gemini"
     activity_slots: int = Field(default=100, ge=1)
     workflow_slots: int = Field(default=100, ge=2)
@@ -240,7 +245,7 @@ class Settings(BaseSettings):
     @property
     def _reachable(self) -> tuple[str, ...]:
         found = {
-            "openai": self.openai_api_key or self.openai_base_url,
+            "openai": self.openai_api_key or self.openai_base_url or self.openai_door,
             "anthropic": self.anthropic_api_key or self.anthropic_base_url,
             "google": self.google_api_key or self.google_base_url or self.google_door == "vertex",
         }

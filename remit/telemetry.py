@@ -145,7 +145,11 @@ def logs(level: str) -> None:
     # Their debug lines hold what activities return, and requests with what models and vendors are told.
     for name in ("temporalio", "openai", "anthropic", "google", "google_genai", "urllib3", "httpx2", "httpcore2", "stripe"):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
-    for chatty in ("alembic", "httpx2"):  # httpx2 writes a line for each request, which the run's span shows already
+    for chatty in (
+        "alembic",
+        "presidio-analyzer",
+        "httpx2",
+    ):  # httpx2 writes a line for each request, which the run's span shows already
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

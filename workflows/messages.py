@@ -27,6 +27,7 @@ from policies.models import (
     Usage,
     UsageLimits,
 )
+from policies.privacy import PrivacyRules
 from policies.rising import MovesUp, WhyMoved
 from policies.rollout import Arm
 from policies.routing import Route
@@ -379,6 +380,7 @@ _ADDED = (
     "stage",
     "over_ceiling",
     "withheld",
+    "privacy",
     "moves_up",
     "model_protocol",
     "answer",
@@ -399,6 +401,7 @@ class Capsule(Frozen):
         arm: who does the work, in a rollout; `stage` is the share of the candidate then, in percent.
         over_ceiling: what the agent's outcomes cost, when that was so much that this run keeps to the cheaper model.
         withheld: what of the agent's tools isn't among `tools`, for nobody has reviewed it as it is.
+        privacy: what is hidden from models; None when nothing is.
         moves_up: when its route moves up, next to what policy asks for.
         model_protocol: what the workflow makes of a model's answer. 1: it looks at why the model stopped, waits for a provider
             that can't be reached, and offers the same tools in every turn; 0 in a run from before that.
@@ -433,6 +436,7 @@ class Capsule(Frozen):
     stage: int = 0
     over_ceiling: OverCeiling | None = None
     withheld: tuple[Withheld, ...] = ()
+    privacy: PrivacyRules | None = None
     moves_up: MovesUp | None = Field(default=None, exclude_if=lambda rules: rules is None)
     model_protocol: int = 0
     answer: Literal["", "text"] = ""

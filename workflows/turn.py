@@ -11,6 +11,7 @@ from policies.authorize import authorize
 from policies.bundle import compile_policy
 from policies.errors import ToolRefusal
 from policies.models import ActionFacts, AutonomyMode, Money, ResourceRef, Verdict
+from policies.privacy import first_placeholder
 from policies.value import WITHHELD
 from tools.catalog import Catalog
 from tools.results import READ_MORE
@@ -126,6 +127,8 @@ class Turn:
             if index == 0 and request.name == FINAL_ANSWER and (wrong := answer_error(request.arguments)):
                 raise ToolRefusal("validation_failed", wrong)
             spec = self._granted(request.name)
+            if self.capsule.privacy and (unknown := first_placeholder(request.arguments)):
+                raise ToolRefusal("unknown_placeholder", f"`{unknown}` stands for nothing here; use those that you were shown.")
             bound = Bound(spec, spec.parse(request.arguments))
             if spec.name == READ_MORE and bound.resource.id not in self.state.refs:
                 raise ToolRefusal("unknown_ref", f"This run has no result `{bound.resource.id}`.")

@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Callable
 from typing import NoReturn
+from urllib.parse import urlsplit
 from weakref import finalize
 
-from activities.providers._refusals import refused
+from activities.providers._refusals import is_refused_field, refused
 from activities.providers.base import ProviderError
-from policies.errors import MissingKey
+from policies.errors import InvalidInput, MissingKey
 from workflows.messages import AssistantMessage, Message, TokenUsage
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "as_json_object",
     "bad_response",
     "checked_key",
+    "checked_url",
     "estimated_usage",
+    "is_refused_field",
     "refused",
     "remembered",
     "timed_out",
@@ -43,6 +46,24 @@ def checked_key(key: str, variable: str) -> str:
         )
     if not (stripped.isascii() and stripped.isprintable()):
         raise MissingKey(f"`{variable}` holds a character that an HTTP header can't carry; copy the key again.")
+    return stripped
+
+
+def checked_url(url: str, variable: str) -> str:
+    """`url` without surrounding white space.
+
+    Raises:
+        InvalidInput: it isn't the HTTP(S) URL of a server. `variable` is named.
+    """
+    stripped = url.strip()
+    try:
+        parts = urlsplit(stripped)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that don't close
+        sound = False
+    # `urlsplit` drops newlines and tabs in silence, HTTP clients don't.
+    if not sound or not stripped.isprintable() or " " in stripped:
+        raise InvalidInput(f"`{variable}` must be the URL of a server, for example `http://localhost:8000/v1`.")
     return stripped
 
 

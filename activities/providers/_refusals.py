@@ -10,7 +10,7 @@ from typing import cast
 
 from activities.providers.base import ProviderError
 
-__all__ = ["LONGEST_WAIT_SECONDS", "parameter", "refused", "words"]
+__all__ = ["LONGEST_WAIT_SECONDS", "codes", "is_refused_field", "parameter", "refused", "words"]
 
 LONGEST_WAIT_SECONDS = 300.0
 """The longest wish of a server that is granted; some ask for days, and some for centuries."""
@@ -85,13 +85,17 @@ _WORDS: dict[str, re.Pattern[str]] = {
         r"|longer than the model's context|loaded with context length of only|context overflow"
         r"|exceeded model token limit|input token count.{0,60}exceeds|exceeds the maximum number of tokens"
         r"|range of input length should be|tokens` \+ `max_new_tokens` must be|request (?:is )?too large"
-        r"|request entity too large|longest message exceeds"
+        r"|request entity too large|contextwindowexceeded"
     ),
     "unknown_model": re.compile(r"is not a valid model|\bmodel\b.{0,100}(?:does not exist|not found|is not available)"),
 }
 _TAKES_NO_TOOLS = re.compile(r"does not support (?:tools|function calling)|support tool use|--enable-auto-tool-choice")
 _LIMIT = re.compile(r"max_(?:completion_|output_|new_)?tokens\W{1,4}(?:or \W?max_\w+\W{1,3})?is too large: (\d{1,12})")
 _LENGTH = re.compile(r"maximum context length is (\d{1,12})")
+_REFUSED_FIELD = (
+    r"(?:unsupported|unrecognized|unknown|unexpected|extra).{{0,60}}(?<!\w){name}(?!\w)"
+    r"|(?<!\w){name}(?!\w).{{0,60}}(?:not supported|unsupported|not permitted|not allowed|unrecognized|unexpected)"
+)
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 # An identifier, not a key: vendors repeat keys, and those have hyphens, or many digits.
 _IDENTIFIER = re.compile(r"(?!(?:.*\d){5})[A-Za-z][A-Za-z0-9_.]{0,47}")
@@ -119,6 +123,8 @@ def refused(status: int, headers: Mapping[str, str], body: object, *, key: str, 
     if not advice and status == 403 and isinstance(body, str | bytes):
         advice = _FIREWALL
     name = parameter(body)
+    if _is_of_key(name, secret):
+        advice = ""
     what = "the key" if code == "auth" and advice != _FIREWALL else "the call"
     quoted = f" `{reason}`" if reason else ""
     advice = (advice or _ADVICE[code]).format(key=key, name=name)
@@ -133,6 +139,25 @@ def parameter(body: object) -> str:
         if isinstance(value, str) and _FIELD.fullmatch(value):
             return value
     return ""
+
+
+def codes(body: object) -> frozenset[str]:
+    """The vendor's identifiers of the error."""
+    return frozenset(_identifiers(body))
+
+
+def is_refused_field(status: int, body: object, name: str) -> bool:
+    """Whether the refusal is of the request's field `name` itself, not of its value."""
+    if status not in (400, 422):
+        return False
+    said = words(body).lower()
+    if "too large" in said or "at most" in said:
+        return False
+    codes = {_plain(found) for found in _identifiers(body)}
+    if parameter(body) == name and "unsupportedparameter" in codes:
+        return True
+    # Older servers and strict ones have no code for it.
+    return re.search(_REFUSED_FIELD.format(name=re.escape(name)), said) is not None
 
 
 def words(body: object) -> str:
@@ -190,13 +215,18 @@ def _reason(body: object, status: int, secret: str) -> str:
     """The vendor's identifier of the error, if it has one that says more than the status."""
     number = ""
     for found in _identifiers(body):
-        if secret and (found in secret or secret in found):
+        if _is_of_key(found, secret):
             continue
         if _IDENTIFIER.fullmatch(found):
             return found
         if not number and _NUMBER.fullmatch(found) and found != str(status):
             number = found
     return number
+
+
+def _is_of_key(found: str, secret: str) -> bool:
+    """Whether `found` gives the key away. Servers that ask for no key are given a short word, which proves nothing."""
+    return min(len(found), len(secret)) >= 8 and (found in secret or secret in found)
 
 
 def _identifiers(body: object) -> Iterator[str]:

@@ -249,8 +249,11 @@ async def prompts(case: Case) -> tuple[int, str]:
         elif is_digest_of(asked.request(case.pinned, _choice(case, asked.call.tier, turn), offers), turn):
             exact += 1
         else:
-            held(first_redacted, f"The request of model call {number} isn't the one that was sent.")
+            sent = f"The request of model call {number} isn't the one that was sent."
+            held(first_redacted or case.pinned.privacy, sent)
             silent += 1
+    if silent and case.pinned.privacy:
+        return exact, f"{silent} more were sent with placeholders, or hold what is gone"
     return exact, f"{silent} more hold what was redacted or is gone" if silent else "as they were sent"
 
 

@@ -20,9 +20,11 @@ from activities.keeping import Prepared
 from activities.ledger import rollouts
 from activities.ledger.rows import Capability, DecisionRow, RootRow, ToSeal
 from activities.ledger.store import Ledger
-from policies.errors import InvalidInput, Unavailable
+from activities.privacy.names import Names
+from activities.privacy.veil import found_by
+from policies.errors import InvalidInput, PlaceholdersLost, Unavailable
 from policies.rollout import Release
-from remit.connection import CONVERTER
+from remit.connection import CONVERTER, vaults_of
 from remit.history import segments
 from remit.keyring import RootKeys
 from remit.proof.build import build
@@ -39,6 +41,7 @@ from remit.trace_keys import TraceKey, TraceKeys
 from tools.catalog import Catalog
 from workflows.fleet_messages import control_queue
 from workflows.keeper_messages import TRACE_KEEPER, keeper_id
+from workflows.messages import Capsule
 
 __all__ = ["GONE", "Preparer", "begin", "histories_of", "redaction_rules"]
 
@@ -77,6 +80,7 @@ class Preparer:
         self._root_keys = RootKeys(settings.root_keys_path, env=settings.env)
         self._rules = redaction_rules(settings)
         self._sink = Sink.of(settings)
+        self._vaults = vaults_of(settings)
         self._judged = judged
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="keeper")
 
@@ -113,9 +117,24 @@ class Preparer:
         capsule = capsule_of(plain)
         with self._ledger.reading() as connection:
             release = rollouts.release(connection, capsule.release) if capsule else None
-        packed = self._packed(plain, trace, self._ledger.capabilities(run=run.run_id), release)
+        names = await self._names(capsule)
+        packed = self._packed(plain, trace, self._ledger.capabilities(run=run.run_id), release, names)
         agent = run.agent or (capsule.agent.name if capsule else trace.run.agent if trace else "")
         return _Made(packed, self._judged(trace) if trace else (), _events(histories), agent, reason)
+
+    async def _names(self, capsule: Capsule | None) -> Names | None:
+        """What models saw placeholders for in the run; None when it hid nothing.
+
+        Raises:
+            Unavailable: it can't be read now.
+            PlaceholdersLost: it is gone, and nothing of the run's words may leave.
+        """
+        if capsule is None or capsule.privacy is None:
+            return None
+        written = await self._vaults.load(capsule.run_id)
+        if written is None:
+            raise PlaceholdersLost("The placeholders of this run are gone from the storage, so what it hid can't be told.")
+        return Names(written)
 
     def _packed(
         self,
@@ -123,6 +142,7 @@ class Preparer:
         trace: Trace | None,
         capabilities: Sequence[Capability],
         release: Release | None,
+        names: Names | None = None,
     ) -> Packed:
         marks = self._key().marks
         try:
@@ -136,7 +156,7 @@ class Preparer:
             capabilities=capabilities,
             release=release,
             root_keys=root_keys,
-            redactor=Redactor(marks, rules=self._rules),
+            redactor=Redactor(marks, rules=self._rules, names=found_by(names) if names else None),
         )
 
     def _key(self) -> TraceKey:

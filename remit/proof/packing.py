@@ -23,7 +23,7 @@ from policies.routing import ModelChoice
 from remit import __version__
 from remit.proof.capsule import CapabilityClaims, CapsuleFile, Contents, Json, Packed, digests_of, refusal, scan
 from remit.proof.reading import capsule_of, documents_of, json_of, models_of, people_of
-from remit.proof.redaction import Redactor
+from remit.proof.redaction import PLACEHOLDERS, Redactor
 from remit.proof.rules import addresses_in
 from remit.proof.sealing import Root, head, plain, sign
 from tools.catalog import Catalog
@@ -82,7 +82,7 @@ def pack(
         InvalidInput: something would still be in it that a rule finds.
     """
     capsule = capsule_of(histories)
-    redactor = Redactor(redactor.key, _known(capsule, people_of(histories)), redactor.rules)
+    redactor = Redactor(redactor.key, _known(capsule, people_of(histories)), redactor.rules, redactor.names)
     pinned = {t.name: t.digest for t in capsule.tools} if capsule else {}
     specs = [spec for name, spec in catalog.specs.items() if pinned.get(name) == spec.digest]
     trace, changed = _each(redactor, [cast("Json", plain(line)) for line in lines])
@@ -117,7 +117,7 @@ def pack(
         "capabilities": part("capabilities", [_claims(c) for c in capabilities]),
         "root_keys": {str(name): key for name, key in root_keys.items()},
         "redaction": {
-            "rules": [rule.id for rule in redactor.rules],
+            "rules": [*([f"{PLACEHOLDERS}@1"] if redactor.names else []), *(rule.id for rule in redactor.rules)],
             "known": sorted(redactor.known),
             "counts": dict(redactor.counts),
             "lines": [trace[index].get("seq", index) for index in changed],

@@ -79,11 +79,11 @@ async def answered(histories: Sequence[WorkflowHistory]) -> tuple[list[tuple[Ask
 
 def is_digest_of(request: ModelRequest, turn: ModelTurn) -> bool:
     """Whether the call that `turn` answered was exactly `request`."""
-    return turn.request_digest in {sha256(body) for body in _bodies(request, turn.provider)}
+    return turn.request_digest in {sha256(body) for body in _bodies(request, turn.provider, turn.dialect)}
 
 
-def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
-    """What the provider's server was sent, whichever name it has for the limit of output tokens."""
+def _bodies(request: ModelRequest, provider: str, dialect: str) -> list[bytes]:
+    """What the provider's server was sent; without a dialect, in each form that older versions of Remit sent."""
     if provider == "scripted":
         return [scripted.body_of(request)]
     if provider == "anthropic":
@@ -94,6 +94,7 @@ def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
         from activities.providers import google_body
 
         return [google_body.body_of(request)]
-    from activities.providers import openai
+    from activities.providers import openai_forms
 
-    return [openai.body_of(request, limit) for limit in ("max_completion_tokens", "max_tokens")]
+    forms = [dialect] if dialect else ["max_completion_tokens", "max_tokens"]
+    return [openai_forms.body_of(request, form) for form in forms]

@@ -11,11 +11,12 @@ import hmac
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol, cast
 
 from policies.models import Frozen
+from policies.privacy import PLACEHOLDER_NAME
 from remit.proof.rules import BUILT_IN, Rule
 
 __all__ = ["LEFT_ALONE", "Hit", "Redactor"]
@@ -51,10 +52,26 @@ SIGNED = {"decision_jws": "approval+jws", "control_jws": "control+jws"}
 _CODE = re.compile(r"(sha256:)?[0-9a-f]{16,64}|(rk|cap)_[0-9a-f]{24,40}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[\w-]{1,60}")
 _JWS = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
 _MARK = re.compile(r"(\[redacted:[a-z0-9_]+:[0-9a-f]{12}\])")
+_PLACEHOLDER_OR_MARK = re.compile(rf"(\[redacted:[a-z0-9_]+:[0-9a-f]{{12}}\]|<{PLACEHOLDER_NAME}>)")
 _CREDENTIAL_NAME = re.compile(
     r"(?i)(pass(word|wd|phrase)|(client|api|app)?[_-]?secret|api[_-]?key|(access|refresh|id|auth|bearer)[_-]?token|authorization"
     r"|private[_-]?key)"
 )
+
+
+PLACEHOLDERS = "placeholder"
+"""What the places are counted as in which a run with `[privacy]` has a placeholder."""
+
+
+class Placed(Protocol):
+    """Where in a text a placeholder belongs, and its name."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+    @property
+    def name(self) -> str: ...
 
 
 class Hit(Frozen):
@@ -71,12 +88,15 @@ class Redactor:
     Attributes:
         key: the namespace's; empty for one that only scans.
         known: e-mail addresses that stay, in lower case: of those who answer for the run and decide in it.
+        names: finds in a text what models saw placeholders for, in a run with `[privacy]`; the second argument asks for what
+            is beyond doubt only. They come before all rules.
         counts: how often each rule found something so far.
     """
 
     key: bytes
     known: frozenset[str] = frozenset()
     rules: tuple[Rule, ...] = BUILT_IN
+    names: Callable[[str, bool], Sequence[Placed]] | None = None
     counts: Counter[str] = field(default_factory=Counter[str])
     # Texts in which no rule finds anything: a history repeats most.
     # `replace` must not carry them over, for it may change who is known.
@@ -110,7 +130,7 @@ class Redactor:
                     return self._payload(given, depth)
                 if _is_state(name, given):
                     return {**given, "items": [self._taken("provider_state", json.dumps(given["items"], sort_keys=True))]}
-                return {self._plain(k, self.rules): self._walk(v, k, depth + 1) for k, v in given.items()}
+                return {self._plain(k, self.rules, certain=True): self._walk(v, k, depth + 1) for k, v in given.items()}
             case list() | tuple() if depth < MAX_DEPTH:
                 return [self._walk(v, name, depth + 1) for v in cast("Sequence[object]", value)]
             case dict() | list() | tuple():
@@ -145,18 +165,22 @@ class Redactor:
             return text if kept == was else json.dumps(kept, ensure_ascii=False)
         return self._plain(text, self.rules)
 
-    def _plain(self, text: str, rules: Sequence[Rule]) -> str:
+    def _plain(self, text: str, rules: Sequence[Rule], *, certain: bool = False) -> str:
         if text in self._clean:
             return text
-        kept = self._once(text, rules)
-        if kept == text and rules is self.rules:
+        kept = self._once(text, rules, certain=certain)
+        if kept == text and rules is self.rules and not certain:
             self._clean.add(text)
         while kept != text:  # a mark makes an edge, where there may be something now
-            text, kept = kept, self._once(kept, rules)
+            text, kept = kept, self._once(kept, rules, certain=certain)
         return kept
 
-    def _once(self, text: str, rules: Sequence[Rule]) -> str:
-        pieces = _MARK.split(text)  # every other one is a mark, in which nobody looks again
+    def _once(self, text: str, rules: Sequence[Rule], *, certain: bool) -> str:
+        mark = _PLACEHOLDER_OR_MARK if self.names else _MARK
+        if self.names and rules is self.rules:  # ids and digests stay, or nothing could be verified
+            pieces = mark.split(text)
+            text = "".join(p if n % 2 else self._named(p, self.names(p, certain)) for n, p in enumerate(pieces))
+        pieces = mark.split(text)  # every other one is a mark, in which nobody looks again
         for rule in rules:
             after: list[str] = []
             for number, piece in enumerate(pieces):
@@ -170,6 +194,16 @@ class Redactor:
                 after.append(piece[at:])
             pieces = after
         return "".join(pieces)
+
+    def _named(self, text: str, found: Sequence[Placed]) -> str:
+        out: list[str] = []
+        at = 0
+        for one in found:
+            if text[one.start : one.end].lower() not in self.known:
+                self.counts[PLACEHOLDERS] += 1
+                out += [text[at : one.start], f"<{one.name}>"]
+                at = one.end
+        return "".join((*out, text[at:]))
 
     def _taken(self, rule: str, value: str) -> str:
         self.counts[rule] += 1
@@ -196,7 +230,7 @@ class Redactor:
 
     def _found(self, value: object, name: str, depth: int) -> str:
         """The first rule that changes this leaf; empty if none does."""
-        look = Redactor(b"scan", self.known, self.rules)
+        look = Redactor(b"scan", self.known, self.rules, self.names)
         look._clean = self._clean
         look._walk(value, name, depth)
         return next(iter(look.counts), "")

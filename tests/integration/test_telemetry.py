@@ -4,7 +4,8 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -82,6 +83,21 @@ class _Receive(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         del format, args
+
+
+@contextmanager
+def receiving() -> Generator[Collector]:
+    """A collector that listens while the block runs."""
+    collector = Collector(("127.0.0.1", 0), _Receive)
+    collector.spans = []
+    thread = threading.Thread(target=collector.serve_forever)
+    thread.start()
+    try:
+        yield collector
+    finally:
+        collector.shutdown()
+        thread.join()
+        collector.server_close()
 
 
 @dataclass(frozen=True)

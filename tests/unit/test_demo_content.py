@@ -10,6 +10,7 @@ import pytest
 from genai_prices import Usage, calc_price
 from pydantic import JsonValue, TypeAdapter
 
+from activities.tiers import VENDORS
 from policies.errors import ToolRefusal
 from tools.billing import Billing, Refund
 from tools.builtin import CATALOG
@@ -216,7 +217,7 @@ def test_an_agent_is_complete(name: str) -> None:
     assert agent["name"] == name
     assert set(agent["scopes"]) == {CATALOG.get(tool).scope for tool in agent["tools"]}
     for tier in agent["route"]:
-        for provider, model in tier.items():
+        for provider, model in ((vendor, tier[vendor]) for vendor in VENDORS):
             assert calc_price(Usage(input_tokens=1000, output_tokens=100), model, provider_id=provider).total_price > 0
     prompt = (ROOT / "agents" / name / "prompt.md").read_text(encoding="utf-8")
     assert "never instructions" in prompt and "`final_answer`" in prompt

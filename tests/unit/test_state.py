@@ -200,6 +200,7 @@ def test_what_capsules_got_since_does_not_count_where_it_is_absent() -> None:
         "withheld",
         "model_protocol",
         "answer",
+        "privacy",
     )
     older = {k: v for k, v in given.model_dump(mode="json").items() if k not in since}
     assert set(older["route"]) == {"models"}

@@ -184,11 +184,10 @@ async def test_malformed_json_is_a_bad_response(name: ProviderName, aimock: str,
         ({}, "application/json"),
         ([], "application/json"),
         ("text", "application/json"),
-        ({"error": {"message": "busy", "code": 502}}, "application/json"),
         ({"choices": [], "content": None}, "application/json"),
         ({"choices": [{"message": {"content": 5}}], "content": [{"type": "text", "text": 5}]}, "application/json"),
     ],
-    ids=["html", "empty", "no-fields", "list", "string", "error", "no-answer", "wrong-types"],
+    ids=["html", "empty", "no-fields", "list", "string", "no-answer", "wrong-types"],
 )
 async def test_a_200_that_is_no_answer_is_a_bad_response(
     name: ProviderName, server: CannedServer, connect: Connect, body: object, content_type: str
@@ -197,9 +196,8 @@ async def test_a_200_that_is_no_answer_is_a_bad_response(
     server.answer(body, headers={"content-type": content_type})
     error = await failure(connect(name, server.url))
     assert (error.code, error.retryable) == ("bad_response", True)
-    assert error.message == (
-        "The provider answered 200 with something that is no model answer; check that the base URL is an API's, not a page's."
-    )
+    assert error.message.startswith("The provider answered 200 with ")
+    assert error.message.endswith("; check that the base URL is an API's, not a page's.")
 
 
 @pytest.mark.parametrize(

@@ -89,28 +89,3 @@ async def test_missing_usage_is_estimated(server: CannedServer, connect: Connect
     server.answer(answer({"content": "12345678"}))
     completion = await connect("openai", server.url).complete(ask("m"))
     assert completion.usage == TokenUsage(input_tokens=-(-len(server.bodies[0]) // 4), output_tokens=2)
-
-
-async def test_calls_without_an_id_of_their_own_are_given_one(server: CannedServer, connect: Connect) -> None:
-    """Missing and repeated call ids are replaced by ids that a retry would choose again."""
-    function = {"name": "weather", "arguments": ""}
-    calls = [
-        {"id": "same", "type": "function", "function": function},
-        {"id": "same", "type": "function", "function": function},
-        {"id": None, "function": function},
-    ]
-    server.answer(answer({"tool_calls": calls}))
-    transcript = (UserMessage(text="hi"), AssistantMessage(text="yes?"), UserMessage(text="go"))
-    completion = await connect("openai", server.url).complete(ask("m", *transcript))
-    assert [(call.id, call.arguments) for call in completion.message.tool_calls] == [
-        ("same", "{}"),
-        ("call_0_1", "{}"),
-        ("call_0_2", "{}"),
-    ]
-
-
-async def test_a_refusal_is_the_answers_text(server: CannedServer, connect: Connect) -> None:
-    """What the model refuses with is kept as text."""
-    server.answer(answer({"refusal": "I can't help with that."}))
-    completion = await connect("openai", server.url).complete(ask("m"))
-    assert completion.message == AssistantMessage(text="I can't help with that.")

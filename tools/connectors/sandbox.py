@@ -23,7 +23,7 @@ from policies.errors import InvalidInput, NotFound, ToolRefusal
 from policies.models import Frozen
 from tools.billing import Billing, Customer, Invoice, Refund
 from tools.incidents import Alert, Incident, Incidents
-from tools.subjects import Subjects
+from tools.subjects import Personal, PersonalDetail, Subjects, record
 from tools.support import Support, Ticket
 
 __all__ = ["KINDS", "TABLES", "Business", "Fault", "Operation", "Sandbox", "arm", "create", "rows"]
@@ -58,10 +58,22 @@ _SCHEMA = {
     "incident_notes": f"note_id TEXT PRIMARY KEY, incident_id TEXT NOT NULL, text TEXT NOT NULL, {_ONCE}",
     "faults": "operation TEXT NOT NULL, resource_id TEXT NOT NULL, kind TEXT NOT NULL,"
     " PRIMARY KEY (operation, resource_id, kind)",
+    "contacts": "customer_id TEXT PRIMARY KEY, phone TEXT NOT NULL, street TEXT NOT NULL, postal_code TEXT NOT NULL,"
+    " city TEXT NOT NULL",
 }
 TABLES = tuple(_SCHEMA)
 KINDS = ("alert", "customer", "ticket")
 """Of what a run can be about."""
+
+
+class Contact(Frozen):
+    """How a customer can be reached, besides by e-mail. No tool shows it."""
+
+    customer_id: str
+    phone: str = ""
+    street: str = ""
+    postal_code: str = ""
+    city: str = ""
 
 
 class Business(Frozen):
@@ -71,10 +83,11 @@ class Business(Frozen):
     invoices: tuple[Invoice, ...] = ()
     tickets: tuple[Ticket, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    contacts: tuple[Contact, ...] = ()
 
 
-class Sandbox(Billing, Support, Incidents, Subjects):
-    """The connector of all three ports over one business file, safe for many processes and threads at once.
+class Sandbox(Billing, Support, Incidents, Subjects, Personal):
+    """The connector of all these ports over one business file, safe for many processes and threads at once.
 
     Raises (each operation):
         ToolRefusal: `not_found`, `not_paid`, `not_refundable`, `not_firing`, `idempotency_conflict` or
@@ -110,6 +123,21 @@ class Sandbox(Billing, Support, Incidents, Subjects):
             return f"Customer:{resource_id}" if await self.customer(resource_id) else None
         ticket = await self.ticket(resource_id) if kind == "ticket" else None
         return f"Customer:{ticket.customer_id}" if ticket else None
+
+    async def known(self, subject: str) -> tuple[PersonalDetail, ...]:
+        """Name, e-mail address, phone number and address of a customer; what isn't filled in is left out."""
+        kind, _, customer_id = subject.partition(":")
+        if kind != "Customer":
+            return ()
+
+        def read(db: sqlite3.Connection) -> list[Row]:
+            found = _select(db, "SELECT name, email FROM customers WHERE customer_id = ?", customer_id)
+            if _select(db, "SELECT 1 FROM sqlite_master WHERE name = 'contacts'"):  # not in a file from before there were any
+                found += _select(db, "SELECT * FROM contacts WHERE customer_id = ?", customer_id)
+            return found
+
+        row = {name: str(value) for found in await self._run(read) for name, value in found.items()}
+        return record(**{name: row.get(name, "") for name in ("name", "email", "phone", "street", "postal_code", "city")})
 
     async def customer(self, customer_id: str) -> Customer | None:
         found = await self._get("customers", "customer_id", customer_id)

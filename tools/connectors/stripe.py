@@ -14,6 +14,8 @@ from stripe import StripeClient
 
 from policies.errors import InvalidInput, MissingKey, RemitError, ToolRefusal, Unavailable
 from tools.billing import Billing, Customer, Invoice, Refund
+from tools.connectors.stripe_records import details_of
+from tools.subjects import Personal, PersonalDetail
 
 __all__ = ["Billed", "ChargeInvoices", "InvoiceSource", "StripeBilling", "StripeInvoices"]
 
@@ -140,7 +142,7 @@ class ChargeInvoices:
         return [_receipt(charge) for charge in listed.data if charge.id.startswith("ch_")] if listed else ()
 
 
-class StripeBilling(Billing):
+class StripeBilling(Billing, Personal):
     """The billing port over one Stripe account. Amounts are in the currency's smallest unit, as Stripe counts them.
 
     Call `aclose` at the end. No request is repeated here: whoever calls has the retry policy, and the idempotency key makes
@@ -197,6 +199,14 @@ class StripeBilling(Billing):
             email=found.email or "",
             plan=_plan(found),
         )
+
+    async def known(self, subject: str) -> tuple[PersonalDetail, ...]:
+        """See `details_of`; nothing of what isn't a customer, or isn't there."""
+        kind, _, customer_id = subject.partition(":")
+        if kind != "Customer" or not customer_id:
+            return ()
+        found = await _found(self._client.v1.customers.retrieve_async(customer_id))
+        return details_of(found) if found and not getattr(found, "deleted", False) else ()
 
     async def invoice(self, invoice_id: str) -> Invoice | None:
         found = await self._invoices.find(invoice_id)
