@@ -228,6 +228,8 @@ def _cleaned(value: JsonValue, schema: JsonValue, root: Schema) -> JsonValue:
     if not isinstance(value, dict):
         return value
     objects = [shape for shape in shapes if isinstance(shape.get("properties"), dict)]
+    if len(objects) > 1:
+        objects = [shape for shape in objects if _may_be(value, shape)]
     if len(objects) != 1:
         return value  # which of several objects it is, only validation can say
     fields, required = cast("Schema", objects[0]["properties"]), objects[0].get("required", [])
@@ -241,6 +243,20 @@ def _cleaned(value: JsonValue, schema: JsonValue, root: Schema) -> JsonValue:
             and not _allows_null(fields[name], root)
         )
     }
+
+
+def _may_be(value: Schema, shape: Schema) -> bool:
+    """Whether `value`, which has every field as strict mode wants it, can be an object of this shape."""
+    fields, required = cast("Schema", shape["properties"]), _list(shape.get("required"))
+    if value.keys() != fields.keys():
+        return False
+    for name, field in fields.items():
+        if not isinstance(field, dict) or (value[name] is None and name not in required):
+            continue
+        literals = [field["const"]] if "const" in field else _list(field.get("enum"))
+        if literals and value[name] not in literals:
+            return False
+    return True
 
 
 def _shapes(schema: JsonValue, root: Schema, depth: int = 0) -> list[Schema]:

@@ -10,7 +10,7 @@ from activities.providers import _http
 from activities.providers._lenient import arguments_of, count, kind, listed, mapped, parsed, text_of
 from activities.providers.base import Completion, ModelRequest, ProviderError
 from activities.providers.openai_schemas import without_nulls
-from activities.providers.responses_body import NAME, features_of
+from activities.providers.responses_body import BETWEEN, NAME, features_of
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, ProviderState, StopReason, TokenUsage, ToolRequest
 
@@ -32,6 +32,7 @@ class _Read:
     Attributes:
         kept: for the next request, in order: reasoning as it came, and for each text and call what it had besides.
         cut: whether an item isn't whole.
+        lost: whether something can't come back that an id may hang on.
     """
 
     texts: list[str] = field(default_factory=list[str])
@@ -39,6 +40,7 @@ class _Read:
     calls: list[ToolRequest] = field(default_factory=list[ToolRequest])
     kept: list[dict[str, JsonValue]] = field(default_factory=list[dict[str, JsonValue]])
     cut: bool = False
+    lost: bool = False
 
 
 def read(
@@ -76,7 +78,9 @@ def read(
         raise _http.bad_response(f"it is `{status}`")
     said = _items(listed(cast("object", output)), request, strict="strict" in features_of(dialect))
     message = AssistantMessage(
-        text="".join([*said.texts, *said.refusals]), tool_calls=tuple(said.calls), state=_state(said, request.model)
+        text="".join([BETWEEN.join(said.texts), *said.refusals]),
+        tool_calls=tuple(said.calls),
+        state=_state(said, request.model),
     )
     usage, counted = _usage(mapped(answer.get("usage")), body, message, request)
     return Completion(
@@ -112,6 +116,8 @@ def _items(output: list[object], request: ModelRequest, *, strict: bool) -> _Rea
                 fields = {name: item[name] for name in ("id", "encrypted_content")}
                 summary = listed(item.get("summary"))
                 said.kept.append({"reasoning": cast("JsonValue", {"type": "reasoning", **fields, "summary": summary})})
+            case "reasoning":
+                said.lost = True
             case _:
                 pass
     return said
@@ -141,7 +147,19 @@ def _state(said: _Read, model: str) -> ProviderState | None:
         items = items[:-1]  # the API refuses reasoning that nothing follows
     if said.refusals or not any("reasoning" in item or "phase" in mapped(item.get("message")) for item in items):
         return None
+    if said.lost or len(items) < len(said.kept):
+        items = [_without_id(item) for item in items]
     return ProviderState(provider=NAME, model=model, items=tuple(items))
+
+
+def _without_id(item: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """A text or call as one that isn't known by an id: the API refuses an id whose reasoning is missing."""
+    if "call" in item:
+        return {"call": ""}
+    if "message" in item:
+        kept = {name: value for name, value in mapped(item["message"]).items() if name != "id"}
+        return {**item, "message": cast("JsonValue", kept)}
+    return item
 
 
 def _stop(answer: dict[str, object], said: _Read, *, cut: bool) -> StopReason:
@@ -182,5 +200,6 @@ def _failed(error: object, headers: Mapping[str, str], *, key: str, secret: str)
     if code in _POLICIES:
         message = f"The provider broke the answer off (`{code}`); its content filter doesn't let the conversation through."
         return ProviderError("content_filter", message, retryable=False)
-    status = _STATUSES.get(code, 500 if not code else 400)
+    number = count({"code": code}, "code")  # a gateway gives the status of the server behind it
+    status = number if 400 <= number < 600 else _STATUSES.get(code, 500 if not code else 400)
     return _http.refused(status, headers, {"error": fields}, key=key, secret=secret)

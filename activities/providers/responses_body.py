@@ -15,7 +15,7 @@ from activities.providers.base import ModelRequest, ToolOffer
 from activities.providers.openai_schemas import strict_schema
 from workflows.messages import AssistantMessage, Message, ProviderState, ToolMessage, ToolRequest, UserMessage
 
-__all__ = ["FEATURES", "GO_ON", "NAME", "Feature", "body_of", "dialect_of", "features_of"]
+__all__ = ["BETWEEN", "FEATURES", "GO_ON", "NAME", "Feature", "body_of", "dialect_of", "features_of"]
 
 Feature = Literal["include", "key", "marks", "reasoning", "strict"]
 
@@ -25,6 +25,8 @@ FEATURES: tuple[Feature, ...] = ("include", "key", "marks", "reasoning", "strict
 """What a server may not take: `include` (its reasoning comes back encrypted), `key` (`prompt_cache_key`), `marks` (an explicit
 cache mark after the system prompt), `reasoning` (that of earlier answers), `strict` (tools whose arguments are held to their
 schema)."""
+BETWEEN = "\n\n"
+"""Stands between the messages of one answer, which is one text in a transcript."""
 GO_ON = "Go on where you stopped."
 """Said where an answer would come last."""
 
@@ -147,6 +149,8 @@ def _given(message: AssistantMessage, state: ProviderState | None) -> list[dict[
             case {"reasoning": dict() as item}:
                 found.append(cast("dict[str, object]", item))
             case {"message": dict() as item, "letters": int() as letters}:
+                if at and message.text.startswith(BETWEEN, at):
+                    at += len(BETWEEN)
                 found.append(_said(item, message.text[at : at + letters]))
                 at += letters
             case {"call": str() as item_id} if calls:
@@ -157,5 +161,7 @@ def _given(message: AssistantMessage, state: ProviderState | None) -> list[dict[
 
 
 def _said(item: dict[str, JsonValue], text: str) -> dict[str, object]:
+    if "id" not in item:
+        return {"role": "assistant", "content": text, **item}
     content: dict[str, object] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "message", "role": "assistant", "status": "completed", **item, "content": [content]}
