@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test attack kill-bench backtest-bench pii-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
+.PHONY: demo test live live-open attack kill-bench backtest-bench pii-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo
@@ -22,6 +22,20 @@ chaos: setup-dev
 
 chaos-long: setup-dev
 	$(BIN)/python -m tests.chaos --form long $(CHAOS)
+
+# Ten checks of each provider that there is a key for, for under a cent. `make live BASE_URL=http://… MODEL=… KEY=…`: of a server.
+live: setup-dev
+	$(BIN)/python -m tests.live $(if $(BASE_URL),--base-url '$(BASE_URL)') $(if $(MODEL),--model '$(MODEL)')
+
+# A hundred tickets on a small open model, on this machine's CPU; about an hour. `make live-open OPEN="--tickets 10"`.
+live-open: setup-dev tests/live/.venv-open/.ready
+	$(BIN)/python -m tests.live.open_model $(OPEN)
+
+# Compiles for 10 to 30 minutes.
+tests/live/.venv-open/.ready: tests/live/requirements-open.txt
+	$(PYTHON) -m venv tests/live/.venv-open
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF" tests/live/.venv-open/bin/python -m pip --disable-pip-version-check install --require-hashes -r $<
+	@touch $@
 
 lint: setup-dev
 	$(BIN)/ruff check .
@@ -92,10 +106,11 @@ lock:
 	$(UV) -o requirements.lock
 	$(UV) --group dev -c requirements.lock -o requirements-dev.lock
 	$(subst pyproject.toml,bench/requirements-peers.in,$(UV)) -c requirements.lock -o bench/requirements-peers.txt
+	$(subst pyproject.toml,tests/live/requirements-open.in,$(UV)) -o tests/live/requirements-open.txt
 
 # Record the stored histories anew, by running the demo's scenarios; only for a new kind of history.
 histories: setup-dev
 	$(BIN)/python -m tests.replay.record
 
 clean:
-	rm -rf .venv bench/.venv-peers .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules tests/wire/stripe/node_modules tests/oidc/node_modules
+	rm -rf .venv bench/.venv-peers tests/live/.venv-open .remit .pytest_cache .ruff_cache .hypothesis tests/wire/node_modules tests/wire/stripe/node_modules tests/oidc/node_modules

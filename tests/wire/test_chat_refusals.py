@@ -257,15 +257,14 @@ async def test_the_other_name_of_the_limit_is_sent_and_remembered(
 
 
 async def test_a_limit_that_is_refused_by_both_names_is_told(server: CannedServer, connect: Connect) -> None:
-    """The sentence is of the name that was tried first, and no third call is made."""
+    """The sentence is of the name that was tried last, and no third call is made."""
     fields = {"message": "no", "code": "unsupported_parameter"}
     server.answer({"error": {**fields, "param": "max_completion_tokens"}}, 400)
     server.begin((400, {"error": {**fields, "param": "max_tokens"}}))
     with pytest.raises(ProviderError) as caught:
         await connect("openai", server.url).complete(ask("m"))
-    assert caught.value.message == (
-        "The provider refused the call (400 `unsupported_parameter`); the model doesn't take `max_tokens` as it was sent."
-    )
+    said = "the model doesn't take `max_completion_tokens` as it was sent."
+    assert caught.value.message == f"The provider refused the call (400 `unsupported_parameter`); {said}"
     assert len(server.bodies) == 2
 
 
@@ -283,7 +282,7 @@ def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
 async def test_a_tier_with_a_server_of_its_own_names_its_own_variable(server: CannedServer) -> None:
     """The advice names the variable that the tier's key is in."""
     server.answer(error(code="invalid_api_key"), 401)
-    provider = OpenAIProvider(KEY, f"{server.url}/v1", "TIER_KEY")
+    provider = OpenAIProvider(KEY, f"{server.url}/v1", key_variable="TIER_KEY")
     with pytest.raises(ProviderError, match="check `TIER_KEY`"):
         await provider.complete(ask("m"))
     await provider.aclose()
