@@ -82,7 +82,7 @@ def values(schema: Schema, root: Schema) -> st.SearchStrategy[Any]:
             least = schema.get("minItems", 0)
             return st.lists(values(schema["items"], root), min_size=least, max_size=max(least, 2))
         case "string" if "pattern" in schema:
-            return st.from_regex(schema["pattern"], fullmatch=True)
+            return st.from_regex(str(schema["pattern"]), fullmatch=True)
         case "string":
             return st.text(min_size=3, max_size=5)
         case "integer":
