@@ -3,11 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-<<<<<<< HEAD
-.PHONY: demo test attack kill-bench backtest-bench pii-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
-=======
-.PHONY: demo test live live-open attack kill-bench backtest-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
->>>>>>> live
+.PHONY: demo test live live-open attack kill-bench backtest-bench pii-bench bench gates chaos chaos-long lint cost long setup setup-dev lock histories clean
 
 demo: setup
 	$(BIN)/remit demo

@@ -80,10 +80,9 @@ def values(schema: Schema, root: Schema) -> st.SearchStrategy[Any]:
             return st.fixed_dictionaries({name: values(each, root) for name, each in fields.items()})
         case "array":
             least = schema.get("minItems", 0)
-            items: st.SearchStrategy[object] = values(schema["items"], root)
-            return st.lists(items, min_size=least, max_size=max(least, 2))
+            return st.lists(values(schema["items"], root), min_size=least, max_size=max(least, 2))
         case "string" if "pattern" in schema:
-            return st.from_regex(schema["pattern"], fullmatch=True)
+            return st.from_regex(str(schema["pattern"]), fullmatch=True)
         case "string":
             return st.text(min_size=3, max_size=5)
         case "integer":
