@@ -70,7 +70,7 @@ class OpenAIProvider:
             try:
                 raw = await self._post(body, dialect)
             except _Refused as refusal:
-                other = openai_forms.other_form(dialect, refusal.status, refusal.body)
+                other = openai_forms.other_form(dialect, refusal.status, refusal.body, body)
                 if not other or other in tried:
                     raise refusal.error from None
                 dialect = other
