@@ -5,14 +5,17 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-from tests.live.open_model.model_server import NAME, ModelServer
+from tests.live.open_model.model_server import NAME, ModelServer, adapted
 from tests.live.open_model.oracle import Evidence, judge
 from tests.live.open_model.play import play
 from tests.live.open_model.tickets import Case, chosen
@@ -29,13 +32,18 @@ def main(given: argparse.Namespace, home: Path) -> int:
         else:
             url, model = closing.enter_context(ModelServer(home / "model.log")).url, NAME
         print(f"{len(cases)} tickets on `{model}`", flush=True)
-        evidence = asyncio.run(play(cases, home, url, model, wall_seconds=given.wall))
+        evidence = asyncio.run(play(cases, home, url, model, wall_seconds=given.wall, adapt=adapted))
     print("\n".join(table(cases, evidence)))
     failures = judge(cases, evidence)
     for failure in failures:
         print(f"FAILED  {failure}")
     print("all holds" if not failures else f"{len(failures)} things don't hold")
     return min(len(failures), 1)
+
+
+def _ended(number: int, _: FrameType | None) -> NoReturn:
+    """As at Ctrl-C: what was started ends with the command."""
+    sys.exit(128 + number)
 
 
 def table(cases: Sequence[Case], evidence: Evidence) -> list[str]:
@@ -70,6 +78,7 @@ if __name__ == "__main__":
     parser.add_argument("--keep", type=Path, help="keep the files in this new folder")
     given = parser.parse_args()
     logging.getLogger("temporalio").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, _ended)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         home = given.keep or Path(folder) / "open"

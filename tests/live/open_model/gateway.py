@@ -4,14 +4,16 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
 
-__all__ = ["Gateway", "Served"]
+__all__ = ["Adapt", "Gateway", "Served"]
 
+Adapt = Callable[[dict[str, Any]], dict[str, Any]]
 PATIENCE_SECONDS = 600
 
 
@@ -33,16 +35,18 @@ class Served:
 
 
 class Gateway:
-    """Relays every POST to `target` and its answer back, byte for byte. Use it as an async context manager.
+    """Relays every POST to `target`, and its answer back byte for byte. Use it as an async context manager.
 
     Attributes:
         served: what was relayed, in the order of the answers.
         url: where it listens.
     """
 
-    def __init__(self, target: str) -> None:
-        """`target`: the server's base URL, up to and including its `/v1`."""
+    def __init__(self, target: str, adapt: Adapt | None = None) -> None:
+        """`target`: the server's base URL, up to and including its `/v1`. `adapt`: makes of a request what this server takes;
+        without it, requests too are relayed byte for byte."""
         self.target = target.rstrip("/")
+        self._adapt = adapt
         self.served: list[Served] = []
         self.url = ""
 
@@ -68,14 +72,22 @@ class Gateway:
         headers = {name: request.headers[name] for name in ("content-type", "authorization") if name in request.headers}
         url = f"{self.target}/{request.match_info['path']}"
         try:
-            async with self._session.post(url, data=body, headers=headers) as answer:
+            async with self._session.post(url, data=self._adapted(body), headers=headers) as answer:
                 said, status = await answer.read(), answer.status
         except asyncio.CancelledError:
             self.served.append(Served(digest, 0, 0, 0, time.monotonic() - began))
             raise
+        except aiohttp.ClientError as e:  # the server is gone; what runs make of that is looked at too
+            self.served.append(Served(digest, 502, 0, 0, time.monotonic() - began))
+            return web.json_response(
+                {"error": {"message": f"The model server doesn't answer: {type(e).__name__}."}}, status=502
+            )
         usage = _usage(said)
         self.served.append(Served(digest, status, *usage, time.monotonic() - began))
         return web.Response(body=said, status=status, content_type="application/json")
+
+    def _adapted(self, body: bytes) -> bytes:
+        return json.dumps(self._adapt(json.loads(body))).encode() if self._adapt else body
 
 
 def _usage(said: bytes) -> tuple[int, int]:

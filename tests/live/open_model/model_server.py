@@ -6,11 +6,11 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 from remit.embedded import free_port
 
-__all__ = ["NAME", "ModelServer"]
+__all__ = ["NAME", "ModelServer", "adapted"]
 
 NAME = "smollm2-135m-instruct"
 ENVIRONMENT = Path(__file__).resolve().parent.parent / ".venv-open"
@@ -18,6 +18,29 @@ CONTEXT = 4096
 """How much the server lets the model read and write in one call. The model itself can do 8,192: less keeps it from writing for
 minutes, for in its function-calling mode the server doesn't look at the limit that it is asked to keep."""
 START_SECONDS = 120
+LONGEST = 200
+"""The longest `maxLength` that the server is shown, in letters."""
+
+
+def adapted(body: dict[str, Any]) -> dict[str, Any]:
+    """`body` as this server takes it.
+
+    It shows a model no tools unless `tool_choice` says so. It refuses a `content` of null beside tool calls, with 500. A long
+    `maxLength` in a tool's schema makes a grammar that ends its process.
+    """
+    choice = {"tool_choice": "auto"} if body.get("tools") else {}
+    messages = [{**m, "content": ""} if m.get("content", "") is None else m for m in body["messages"]]
+    return _short({**choice, **body, "messages": messages})
+
+
+def _short(value: Any) -> Any:
+    """`value` without lengths that a grammar can't count."""
+    if isinstance(value, list):
+        return [_short(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {k: _short(v) for k, v in fields.items() if not (k == "maxLength" and isinstance(v, int) and v > LONGEST)}
+    return value
 
 
 class ModelServer:
@@ -37,6 +60,8 @@ class ModelServer:
         self.url = f"http://127.0.0.1:{self._port}/v1"
 
     def __enter__(self) -> Self:
+        # One thread a core would wait for each other whenever something else needs a core, as a worker does.
+        threads = max(1, (os.cpu_count() or 2) // 2)
         argv = [
             str(ENVIRONMENT / "bin" / "python"),
             "-m",
@@ -46,16 +71,7 @@ class ModelServer:
             "--model_alias",
             NAME,
         ]
-        argv += [
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self._port),
-            "--n_ctx",
-            str(CONTEXT),
-            "--n_threads",
-            str(os.cpu_count() or 2),
-        ]
+        argv += ["--host", "127.0.0.1", "--port", str(self._port), "--n_ctx", str(CONTEXT), "--n_threads", str(threads)]
         argv += ["--chat_format", "chatml-function-calling", "--seed", "1"]
         with self._log.open("ab") as out:
             self._child = subprocess.Popen(argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL)

@@ -20,7 +20,7 @@ from remit.connection import converter, storage_of
 from remit.issuer import DevIssuer
 from remit.settings import Standalone
 from tests.console import DevEngine
-from tests.live.open_model.gateway import Gateway
+from tests.live.open_model.gateway import Adapt, Gateway
 from tests.live.open_model.oracle import Answer, Ended, Evidence, Price, Row
 from tests.live.open_model.tickets import Case, business
 from tools.connectors import sandbox
@@ -146,11 +146,19 @@ class _World:
         return "" if found.code == 0 else (found.err or found.out).strip()[-400:]
 
 
-async def play(cases: Sequence[Case], home: Path, server: str, model: str, *, wall_seconds: float) -> Evidence:
-    """Carry out `cases` on `model` of the server at `server`; nothing of it runs on afterwards."""
+async def play(
+    cases: Sequence[Case],
+    home: Path,
+    server: str,
+    model: str,
+    *,
+    wall_seconds: float,
+    adapt: Adapt | None = None,
+) -> Evidence:
+    """Carry out `cases` on `model` of the server at `server`; nothing of it runs on afterwards. `adapt`: see `Gateway`."""
     sandbox.create(home / "business.db", business())
     progress = Progress(len(cases))
-    async with Gateway(server) as gateway:
+    async with Gateway(server, adapt) as gateway:
         environment = {
             "OPENAI_BASE_URL": gateway.url,
             "REMIT_MODEL": model,
