@@ -21,6 +21,7 @@ __all__ = [
     "Dialect",
     "body_of",
     "dialect_of",
+    "is_openais",
     "limit_field",
     "other_dialect",
 ]
@@ -83,8 +84,12 @@ def dialect_of(base_url: str) -> Dialect:
 def limit_field(base_url: str) -> Literal["max_completion_tokens", "max_tokens"]:
     """The name under which the server at `base_url` takes the limit of output tokens, as far as its host tells."""
     # OpenAI's newer models refuse `max_tokens`, and many compatible servers ignore or refuse what replaced it.
-    host = urlsplit(base_url).hostname or ""
-    return "max_completion_tokens" if f".{host}".endswith(".api.openai.com") else "max_tokens"
+    return "max_completion_tokens" if is_openais(base_url) else "max_tokens"
+
+
+def is_openais(base_url: str) -> bool:
+    """Whether the server at `base_url` is OpenAI's own, in any of its regions."""
+    return f".{urlsplit(base_url).hostname or ''}".endswith(".api.openai.com")
 
 
 def other_dialect(dialect: Dialect) -> Dialect:
