@@ -53,6 +53,8 @@ class Settings(BaseSettings):
         temporal_audience, temporal_scope: sent with that grant, for issuers that need them.
         fallback: whether a model call may go to the other provider that there is a key for, when the route's first is down.
         openai_concurrency, anthropic_concurrency: model calls that one worker has in flight there; None is no limit.
+        anthropic_door: the cloud through which Claude is reached, set up by the SDK's own variables; see
+            `docs/providers/anthropic.md`. None is Anthropic itself, or `ANTHROPIC_BASE_URL`.
         caps: a file with caps across runs, of the fleet and of agents; it is read again when it changes.
         openai_rpm, anthropic_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
@@ -126,6 +128,7 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    anthropic_door: Literal["bedrock", "vertex", "google_cloud", "foundry"] | None = None
     stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
     stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
     stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
@@ -224,7 +227,7 @@ class Settings(BaseSettings):
     def _reachable(self) -> tuple[str, ...]:
         found = {
             "openai": self.openai_api_key or self.openai_base_url,
-            "anthropic": self.anthropic_api_key or self.anthropic_base_url,
+            "anthropic": self.anthropic_api_key or self.anthropic_base_url or self.anthropic_door,
         }
         return tuple(name for name, how in found.items() if how)
 

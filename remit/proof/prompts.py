@@ -79,17 +79,17 @@ async def answered(histories: Sequence[WorkflowHistory]) -> tuple[list[tuple[Ask
 
 def is_digest_of(request: ModelRequest, turn: ModelTurn) -> bool:
     """Whether the call that `turn` answered was exactly `request`."""
-    return turn.request_digest in {sha256(body) for body in _bodies(request, turn.provider)}
+    return turn.request_digest in {sha256(body) for body in _bodies(request, turn)}
 
 
-def _bodies(request: ModelRequest, provider: str) -> list[bytes]:
+def _bodies(request: ModelRequest, turn: ModelTurn) -> list[bytes]:
     """What the provider's server was sent, whichever name it has for the limit of output tokens."""
-    if provider == "scripted":
+    if turn.provider == "scripted":
         return [scripted.body_of(request)]
-    if provider == "anthropic":
-        from activities.providers import anthropic  # the SDK is large
+    if turn.provider == "anthropic":
+        from activities.providers import anthropic_body
 
-        return [anthropic.body_of(request)]
+        return [anthropic_body.body_of(request, turn.dialect)]
     from activities.providers import openai
 
     return [openai.body_of(request, limit) for limit in ("max_completion_tokens", "max_tokens")]

@@ -34,7 +34,7 @@ def provider_at(name: ProviderName, url: str, key: str = KEY) -> Provider:
 
 
 class CannedServer:
-    """Gives one answer to every request and remembers the bodies. Use it as an async context manager.
+    """Gives one answer to every request and remembers heads and bodies. Use it as an async context manager.
 
     Attributes:
         mode: `answer` at once, `hang` after the request was read, or `dribble` an endless body.
@@ -45,6 +45,7 @@ class CannedServer:
     def __init__(self) -> None:
         self.mode: Literal["answer", "hang", "dribble"] = "answer"
         self.bodies: list[bytes] = []
+        self.heads: list[str] = []
         self.received = asyncio.Event()
         self.closed = asyncio.Event()
         self.url = ""
@@ -82,6 +83,7 @@ class CannedServer:
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             self.bodies.append(await reader.readexactly(length))
+            self.heads.append(head.decode("latin-1"))
             self.received.set()
             if self.mode == "hang":
                 await reader.read()
