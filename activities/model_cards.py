@@ -11,6 +11,7 @@ from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ModelInfo
 
 from activities.model_facts import FACTS, ToolUse
+from activities.providers.chat_body import is_openais
 from activities.sdk_lists import known_to_sdk, shut_down_on
 from policies.models import Frozen
 from policies.routing import Effort, ModelChoice
@@ -114,7 +115,7 @@ def warnings_of(choice: ModelChoice, today: date, *, compatible: bool = False) -
     Args:
         compatible: whether another server than the vendor's is called, as far as the worker's settings say.
     """
-    compatible = compatible or bool(choice.base_url)
+    compatible = compatible or bool(choice.base_url and not is_openais(choice.base_url))
     card, name = card_of(choice.provider, choice.model), f"`{choice.model}` of `{choice.provider}`"
     found: list[str] = []
     if not card.known and not compatible:

@@ -9,6 +9,7 @@ import typer
 
 from activities.model_cards import ModelCard, card_of, warnings_of
 from activities.prices import Rates, rates
+from activities.providers.chat_body import is_openais
 from activities.tiers import VENDORS
 from policies.errors import NotFound, PriceUnknown
 from policies.models import Frozen
@@ -115,9 +116,11 @@ def _of(name: str, agent: "AgentFile", settings: Settings, today: date, *, candi
 
 
 def _compatible(choice: ModelChoice, settings: Settings) -> bool:
-    """Whether the worker's settings send calls of this provider to another server than the vendor's."""
-    url = settings.openai_base_url if choice.provider == "openai" else None
-    return bool(url) and "://api.openai.com" not in (url or "")
+    """Whether the worker's settings send calls of this provider to another server than the vendor's, by Chat Completions."""
+    if choice.provider != "openai" or choice.base_url or settings.openai_api == "responses":
+        return False
+    url = settings.openai_base_url
+    return settings.openai_api == "chat" or bool(url and not settings.openai_door and not is_openais(url))
 
 
 def _prices(choice: ModelChoice) -> Rates | None:

@@ -31,11 +31,11 @@ def providers(settings: Settings, closing: AsyncExitStack) -> dict[str, ModelPro
         openai = OpenAIProvider(key, settings.openai_base_url, door=settings.openai_door, api=settings.openai_api)
         closing.push_async_callback(openai.aclose)
         found["openai"] = openai
-    if settings.anthropic_api_key or settings.anthropic_base_url:
+    if settings.anthropic_api_key or settings.anthropic_base_url or settings.anthropic_door:
         from activities.providers.anthropic import AnthropicProvider
 
         key = settings.anthropic_api_key.get_secret_value() if settings.anthropic_api_key else "none"
-        anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url)
+        anthropic = AnthropicProvider(api_key=key, base_url=settings.anthropic_base_url, door=settings.anthropic_door)
         closing.push_async_callback(anthropic.aclose)
         found["anthropic"] = anthropic
     at_google = settings.google_api_key or settings.google_base_url or settings.google_door == "vertex"

@@ -60,6 +60,8 @@ class Settings(BaseSettings):
         fallback: whether a model call may go to another provider that there is a key for, when the route's first is down.
         openai_concurrency, anthropic_concurrency, google_concurrency: model calls that one worker has in flight there;
             None is no limit.
+        anthropic_door: the cloud through which Claude is reached, set up by the SDK's own variables; see
+            `docs/providers/anthropic.md`. None is Anthropic itself, or `ANTHROPIC_BASE_URL`.
         caps: a file with caps across runs, of the fleet and of agents; it is read again when it changes.
         openai_rpm, anthropic_rpm, google_rpm: model calls that one worker begins there in a minute; None is no limit.
         activity_slots, workflow_slots, local_activity_slots: what one worker works on at once.
@@ -143,6 +145,7 @@ class Settings(BaseSettings):
     google_base_url: str | None = Field(default=None, validation_alias="GOOGLE_GEMINI_BASE_URL")
     google_project: str = Field(default="", validation_alias="GOOGLE_CLOUD_PROJECT")
     google_location: str = Field(default="global", validation_alias="GOOGLE_CLOUD_LOCATION")
+    anthropic_door: Literal["bedrock", "vertex", "google_cloud", "foundry"] | None = None
     stripe_api_key: SecretStr | None = Field(default=None, validation_alias="STRIPE_API_KEY")
     stripe_api_base: str = Field(default="", validation_alias="STRIPE_API_BASE")
     stripe_invoices: Literal["invoices", "charges"] = Field(default="invoices", validation_alias="STRIPE_INVOICES")
@@ -246,7 +249,7 @@ class Settings(BaseSettings):
     def _reachable(self) -> tuple[str, ...]:
         found = {
             "openai": self.openai_api_key or self.openai_base_url or self.openai_door,
-            "anthropic": self.anthropic_api_key or self.anthropic_base_url,
+            "anthropic": self.anthropic_api_key or self.anthropic_base_url or self.anthropic_door,
             "google": self.google_api_key or self.google_base_url or self.google_door == "vertex",
         }
         return tuple(name for name, how in found.items() if how)

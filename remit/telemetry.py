@@ -143,10 +143,12 @@ def logs(level: str) -> None:
     root.setLevel(level)
     logging.captureWarnings(True)
     # Their debug lines hold what activities return, and requests with what models and vendors are told.
-    for name in ("temporalio", "openai", "anthropic", "google", "google_genai", "urllib3", "httpx2", "httpcore2", "stripe"):
+    vendors = ("openai", "anthropic", "google", "google_genai", "botocore", "stripe")
+    for name in ("temporalio", *vendors, "urllib3", "httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
     for chatty in (
         "alembic",
+        "azure",
         "presidio-analyzer",
         "httpx2",
     ):  # httpx2 writes a line for each request, which the run's span shows already

@@ -1,19 +1,18 @@
 """Reads the answer of Chat Completions: what was said, what it cost and why it stopped. Lenient, and without OpenAI's SDK."""
 
-import json
-import math
 from collections.abc import Mapping
 from typing import cast
 
 from pydantic import JsonValue
 
 from activities.providers import _http
+from activities.providers._lenient import arguments_of, count, kind, mapped, parsed, text_of
 from activities.providers.base import Completion, ModelRequest
 from activities.providers.chat_body import CALL_FIELDS, MESSAGE_FIELDS, NAME
 from policies.canonical import sha256
 from workflows.messages import AssistantMessage, ProviderState, StopReason, TokenUsage, ToolRequest
 
-__all__ = ["parsed", "read"]
+__all__ = ["read"]
 
 # What servers say besides OpenAI's own words: Mistral, Zhipu, DeepSeek, vLLM, SGLang, OpenRouter, and gateways to others.
 _STOPS: dict[str, StopReason] = {
@@ -28,18 +27,8 @@ _STOPS: dict[str, StopReason] = {
     "model_context_window_exceeded": "context_exceeded",
 }
 _BROKEN_OFF = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
-_ABSURD = 2**53
 _FAR_ABOVE = 4
 """Times the limit of output tokens; a count beyond that is a mistake of the server's."""
-
-
-def parsed(raw: bytes) -> object:
-    """The body of an answer as JSON, or its text where it is none."""
-    text = raw.decode("utf-8-sig", "replace")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def read(
@@ -79,7 +68,7 @@ def read(
     text, refusal = _text_and_refusal(said)
     calls = tuple(_call(value) for value in _calls(said))
     message = AssistantMessage(text=text or refusal, tool_calls=calls, state=_state(said, request.model))
-    usage, written = _usage(_object(answer.get("usage")), body, message, request)
+    usage, written = _usage(mapped(answer.get("usage")), body, message, request)
     stop: StopReason = _STOPS.get(finish, "tool_calls" if calls else "end")
     if refusal:
         stop = "refusal"
@@ -88,7 +77,7 @@ def read(
     return Completion(
         message=message,
         usage=usage,
-        model=_text(answer.get("model")).encode("utf-8", "replace").decode() or request.model,
+        model=text_of(answer.get("model")).encode("utf-8", "replace").decode() or request.model,
         request_digest=sha256(body),
         stop=stop,
         dialect=dialect,
@@ -100,17 +89,17 @@ def _choice(answer: dict[str, object]) -> dict[str, object]:
     if choices is None or choices == []:
         return {}
     if not isinstance(choices, list):
-        raise _http.bad_response(f"`choices` is {_kind(choices)}")
+        raise _http.bad_response(f"`choices` is {kind(choices)}")
     first = cast("list[object]", choices)[0]
     if not isinstance(first, dict):
-        raise _http.bad_response(f"`choices[0]` is {_kind(first)}")
+        raise _http.bad_response(f"`choices[0]` is {kind(first)}")
     return cast("dict[str, object]", first)
 
 
 def _said(choice: dict[str, object]) -> dict[str, object]:
     said = choice.get("message", choice.get("delta"))
     if not isinstance(said, dict):
-        problem = f"`choices[0].message` is {_kind(said)}" if said is not None else "`choices[0]` has no `message`"
+        problem = f"`choices[0].message` is {kind(said)}" if said is not None else "`choices[0]` has no `message`"
         raise _http.bad_response(problem)
     return cast("dict[str, object]", said)
 
@@ -123,13 +112,13 @@ def _text_and_refusal(said: dict[str, object]) -> tuple[str, str]:
     listed = cast("list[object]", content) if isinstance(content, list) else [content]
     texts: list[str] = []
     for part in listed:
-        fields = {"text": part} if isinstance(part, str) else _object(part)
+        fields = {"text": part} if isinstance(part, str) else mapped(part)
         if not fields:
-            raise _http.bad_response(f"`choices[0].message.content` {'has' if listed is content else 'is'} {_kind(part)}")
+            raise _http.bad_response(f"`choices[0].message.content` {'has' if listed is content else 'is'} {kind(part)}")
         if fields.get("type") == "refusal":
-            refused += _text(fields.get("refusal"))
+            refused += text_of(fields.get("refusal"))
         elif fields.get("type", "text") in ("text", "output_text"):
-            texts.append(_text(fields.get("text")))
+            texts.append(text_of(fields.get("text")))
     return "".join(texts), refused if refused.strip() else ""
 
 
@@ -141,37 +130,23 @@ def _calls(said: dict[str, object]) -> list[object]:
     if isinstance(calls, dict):
         return [cast("object", calls)]
     if not isinstance(calls, list):
-        raise _http.bad_response(f"`choices[0].message.tool_calls` is {_kind(calls)}")
+        raise _http.bad_response(f"`choices[0].message.tool_calls` is {kind(calls)}")
     return cast("list[object]", calls)
 
 
 def _call(value: object) -> ToolRequest:
     """A call, whatever there is of it: one that makes no sense goes back to the model as such."""
-    call = _object(value)
-    function = _object(call.get("function")) or _object(call.get("custom")) or call
-    name = _text(function.get("name"))
+    call = mapped(value)
+    function = mapped(call.get("function")) or mapped(call.get("custom")) or call
+    name = text_of(function.get("name"))
     arguments = function.get("arguments", function.get("input", function.get("parameters")))
-    return ToolRequest(id=_text(call.get("id")), name=name, arguments=_arguments(arguments))
-
-
-def _arguments(value: object) -> str:
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return "{}"  # what some servers say for none
-    if not isinstance(value, str):
-        return json.dumps(value)
-    try:
-        inner = json.loads(value)
-        if isinstance(inner, str) and isinstance(json.loads(inner), dict):
-            return inner
-    except (ValueError, RecursionError):
-        pass
-    return value
+    return ToolRequest(id=text_of(call.get("id")), name=name, arguments=arguments_of(arguments))
 
 
 def _state(said: dict[str, object], model: str) -> ProviderState | None:
     """What must come back with the answer; None when it is text and calls alone."""
     items: list[dict[str, JsonValue]] = []
-    calls = [_object(call) for call in _calls(said)]
+    calls = [mapped(call) for call in _calls(said)]
     # DeepSeek's reasoner refuses reasoning that comes back without a tool call; nobody needs it then.
     names = MESSAGE_FIELDS if calls else ("extra_content",)
     if kept := _kept(said, names):
@@ -188,28 +163,28 @@ def _kept(fields: dict[str, object], names: tuple[str, ...]) -> dict[str, JsonVa
 
 def _finish(choice: dict[str, object]) -> str:
     reason = choice.get("finish_reason")
-    return _text(_object(cast("object", reason)).get("type", reason)).lower()  # SGLang gives an object
+    return text_of(mapped(cast("object", reason)).get("type", reason)).lower()  # SGLang gives an object
 
 
 def _usage(counts: dict[str, object], body: bytes, message: AssistantMessage, request: ModelRequest) -> tuple[TokenUsage, int]:
     """Tokens, and how many of them the server says that it wrote; a count that can't be true is replaced by an estimate."""
     estimate = _http.estimated_usage(body, message)
-    read = _count(counts, "prompt_tokens", "input_tokens")
-    counted = _count(counts, "completion_tokens", "output_tokens")
-    total = _count(counts, "total_tokens")
-    inputs = _object(counts.get("prompt_tokens_details")) or _object(counts.get("input_tokens_details"))
-    outputs = _object(counts.get("completion_tokens_details")) or _object(counts.get("output_tokens_details"))
+    read = count(counts, "prompt_tokens", "input_tokens")
+    counted = count(counts, "completion_tokens", "output_tokens")
+    total = count(counts, "total_tokens")
+    inputs = mapped(counts.get("prompt_tokens_details")) or mapped(counts.get("input_tokens_details"))
+    outputs = mapped(counts.get("completion_tokens_details")) or mapped(counts.get("output_tokens_details"))
     most = request.max_output_tokens * _FAR_ABOVE + 1024
     if not read:
         read = max(0, total - (counted or estimate.output_tokens)) or estimate.input_tokens
     # xAI and Gemini count reasoning in the total only.
     written = max(counted, total - read) if total - read <= most else counted
-    reasoning = _count(outputs, "reasoning_tokens")
+    reasoning = count(outputs, "reasoning_tokens")
     if written > most or (not written and estimate.output_tokens):
         written, counted, reasoning = estimate.output_tokens, 0, 0
-    cached = _count(inputs, "cached_tokens") or _count(counts, "prompt_cache_hit_tokens", "cached_tokens")
+    cached = count(inputs, "cached_tokens") or count(counts, "prompt_cache_hit_tokens", "cached_tokens")
     cached = min(cached, read)
-    wrote = _count(inputs, "cache_write_tokens", "cache_creation_tokens") or _count(counts, "cache_creation_input_tokens")
+    wrote = count(inputs, "cache_write_tokens", "cache_creation_tokens") or count(counts, "cache_creation_input_tokens")
     usage = TokenUsage(
         input_tokens=read,
         output_tokens=written,
@@ -220,22 +195,9 @@ def _usage(counts: dict[str, object], body: bytes, message: AssistantMessage, re
     return usage, counted
 
 
-def _count(counts: dict[str, object], *names: str) -> int:
-    """The first number of tokens under one of `names`; 0 when there is none that can be true."""
-    for name in names:
-        value = counts.get(name)
-        try:
-            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
-        except (ValueError, OverflowError):
-            continue
-        if math.isfinite(number) and 0 < number < _ABSURD:
-            return int(number)
-    return 0
-
-
 def _status(holder: dict[str, object], error: object) -> int:
     """The HTTP status that an error inside a 200 stands for."""
-    fields = _object(error)
+    fields = mapped(error)
     for value in (
         fields.get("code"),
         fields.get("status"),
@@ -243,36 +205,10 @@ def _status(holder: dict[str, object], error: object) -> int:
         holder.get("code"),
         holder.get("status"),
     ):
-        number = _count({"": value}, "")
+        number = count({"": value}, "")
         if 400 <= number < 600:
             return number
-    words = f"{_text(fields.get('code'))} {_text(fields.get('type'))}".lower()
+    words = f"{text_of(fields.get('code'))} {text_of(fields.get('type'))}".lower()
     if "rate_limit" in words or "too_many_requests" in words:
         return 429
     return 400 if "invalid_request" in words else 502
-
-
-def _object(value: object) -> dict[str, object]:
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case _:
-            return "an object"

@@ -15,21 +15,33 @@ __all__ = [
     "DIALECTS",
     "GO_ON",
     "MESSAGE_FIELDS",
+    "MOST",
     "NAME",
+    "TEXT",
     "Dialect",
     "body_of",
     "dialect_of",
+    "is_openais",
     "limit_field",
     "other_dialect",
 ]
 
 Dialect = Literal["chat max_tokens", "chat max_completion_tokens"]
+TEXT = "text"
+MOST = "most="
 
 NAME = "openai"
 DIALECTS: tuple[Dialect, ...] = ("chat max_tokens", "chat max_completion_tokens")
-"""The forms of the body, by the name under which a server takes the limit of output tokens."""
+"""The forms of the body, by the name under which a server takes the limit of output tokens.
+
+More words may follow: `text` for a server that wants text also beside tool calls, where others take null; `most=N` for one
+whose context had room for no more than N tokens of output.
+"""
 GO_ON = "Go on where you stopped."
 """Said where an answer would come last: many servers go on with none, or refuse it."""
+
+_LONG = 256
+_NULL, _EMPTY = b'"content": null', b'"content": ""'
 
 MESSAGE_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "extra_content")
 """What servers give beside tool calls and want back: DeepSeek, vLLM, OpenRouter, LiteLLM, Gemini, in this order."""
@@ -41,16 +53,24 @@ def body_of(request: ModelRequest, dialect: str) -> bytes:
     """The exact body of the request.
 
     Args:
-        dialect: one of `DIALECTS`; or only the limit's name, which gives the body that older versions of Remit sent.
+        dialect: one of `DIALECTS` and what may follow it; or only the limit's name, which gives the body that older versions of
+            Remit sent.
     """
-    form, _, limit = dialect.rpartition(" ")
-    head: dict[str, object] = {"model": request.model, limit: request.max_output_tokens}
+    words = dialect.split()
+    form = words[0] == "chat"
+    limit = words[1] if form else words[0]
+    most = min([request.max_output_tokens, *(int(w.removeprefix(MOST)) for w in words if w.startswith(MOST))])
+    head: dict[str, object] = {"model": request.model, limit: most}
     if request.effort:
         # `minimal` was one model's; OpenAI's description doesn't have it any more.
         head["reasoning_effort"] = "low" if request.effort == "minimal" else request.effort
     if request.tools:
-        head["tools"] = [_tool(offer) for offer in request.tools]
+        head["tools"] = [_tool(offer, light=form) for offer in request.tools]
+        if form:
+            head["tool_choice"] = "auto"  # what vendors take it for; llama-cpp-python's server shows no tools without it
     messages = list(_conversation(request) if form else map(_plain, request.messages))
+    if TEXT in words:
+        messages = [message.replace(_NULL, _EMPTY, 1) for message in messages]
     if request.system:
         messages.insert(0, json.dumps({"role": "system", "content": request.system}).encode())
     return b'%b,"messages":[%b]}' % (json.dumps(head).encode()[:-1], b",".join(messages))
@@ -64,8 +84,12 @@ def dialect_of(base_url: str) -> Dialect:
 def limit_field(base_url: str) -> Literal["max_completion_tokens", "max_tokens"]:
     """The name under which the server at `base_url` takes the limit of output tokens, as far as its host tells."""
     # OpenAI's newer models refuse `max_tokens`, and many compatible servers ignore or refuse what replaced it.
-    host = urlsplit(base_url).hostname or ""
-    return "max_completion_tokens" if f".{host}".endswith(".api.openai.com") else "max_tokens"
+    return "max_completion_tokens" if is_openais(base_url) else "max_tokens"
+
+
+def is_openais(base_url: str) -> bool:
+    """Whether the server at `base_url` is OpenAI's own, in any of its regions."""
+    return f".{urlsplit(base_url).hostname or ''}".endswith(".api.openai.com")
 
 
 def other_dialect(dialect: Dialect) -> Dialect:
@@ -98,9 +122,27 @@ def _is_own(message: Message, model: str) -> bool:
     return state is not None and state.is_of(NAME, model)
 
 
-def _tool(offer: ToolOffer) -> dict[str, object]:
-    function = {"name": offer.name, "description": offer.description, "parameters": offer.parameters}
+def _tool(offer: ToolOffer, *, light: bool) -> dict[str, object]:
+    parameters = _light(offer.parameters) if light else offer.parameters
+    function = {"name": offer.name, "description": offer.description, "parameters": parameters}
     return {"type": "function", "function": function}
+
+
+def _light(value: object) -> object:
+    """A schema without long limits of length, which are said in words instead; the whole one stays ours.
+
+    Servers that make a grammar of a schema (llama.cpp) refuse thousands of repetitions, or end their process.
+    """
+    if isinstance(value, list):
+        return [_light(each) for each in cast("list[object]", value)]
+    if not isinstance(value, dict):
+        return value
+    found = {name: _light(each) for name, each in cast("dict[str, object]", value).items()}
+    most = found.get("maxLength")
+    if isinstance(most, int) and most > _LONG:
+        del found["maxLength"]
+        found["description"] = f"{found.get('description', '')} At most {most} characters.".strip()
+    return found
 
 
 @_http.remembered

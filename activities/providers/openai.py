@@ -11,12 +11,8 @@ from activities.providers.base import Completion, ModelRequest, ProviderError
 from activities.providers.chat_body import limit_field
 from activities.providers.openai_doors import Api, Door, DoorName, direct, opened
 from activities.providers.openai_forms import body_of
-from activities.providers.responses_body import FEATURES
 
 __all__ = ["OpenAIProvider", "body_of", "limit_field"]
-
-_FORMS = len(FEATURES) + 1
-"""How many forms of a request are tried, at most."""
 
 
 class OpenAIProvider:
@@ -68,22 +64,20 @@ class OpenAIProvider:
 
     async def _answer(self, request: ModelRequest, dialect: str) -> Completion:
         """The answer to the request, in the first form that the server takes."""
-        first: ProviderError | None = None
-        for _ in range(_FORMS):
+        tried = {dialect}
+        while True:
             body = body_of(request, dialect)
             try:
                 raw = await self._post(body, dialect)
             except _Refused as refusal:
-                first = first or refusal.error
-                other = openai_forms.other_form(dialect, refusal.status, refusal.body)
-                if not other:
+                other = openai_forms.other_form(dialect, refusal.status, refusal.body, body)
+                if not other or other in tried:
                     raise refusal.error from None
                 dialect = other
+                tried.add(dialect)
             else:
                 key, secret = self._door.key, self._door.secret
                 return openai_forms.read(raw, body, request, dialect=dialect, key=key, secret=secret)
-        assert first
-        raise first
 
     async def _post(self, body: bytes, dialect: str) -> bytes:
         """The body of the answer.

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
-from urllib.parse import urlsplit
 
 import openai
 from openai.providers.bedrock import bedrock
@@ -71,7 +70,7 @@ def direct(api_key: str, base_url: str | None, api: Api | None = None, key_varia
         InvalidInput: `base_url` isn't the URL of a server.
     """
     url = _http.checked_url(base_url, "OPENAI_BASE_URL") if base_url else _VENDOR
-    own = f".{urlsplit(url).hostname or ''}".endswith(".api.openai.com")
+    own = chat_body.is_openais(url)
     responses = dialect_of(FEATURES if own else _AT_COMPATIBLE)
     dialect = responses if (api or ("responses" if own else "chat")) == "responses" else chat_body.dialect_of(url)
     secret = _http.checked_key(api_key, key_variable)

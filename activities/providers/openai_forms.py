@@ -1,5 +1,7 @@
 """The form of a request to OpenAI's API, and which other form to try when a server refuses a part of it. Pure."""
 
+import re
+
 from activities.providers import _http, chat_answer, chat_body, responses_answer, responses_body
 from activities.providers._refusals import codes, parameter, words
 from activities.providers.base import Completion, ModelRequest
@@ -8,6 +10,10 @@ from activities.providers.responses_body import Feature, features_of
 __all__ = ["body_of", "lasting", "other_form", "path_of", "read"]
 
 _MARKS = "prompt_cache_breakpoint"
+_WINDOW = re.compile(r"maximum context length is (\d{1,9}) tokens")
+_READ = re.compile(r"(\d{1,9}) (?:tokens )?(?:in|from) the (?:messages|prompt|input)|(\d{1,9}) input tokens")
+_LEAST_ROOM = 256
+"""Output tokens that are worth another try."""
 _KEY = "prompt_cache_key"
 
 
@@ -27,15 +33,16 @@ def read(raw: bytes, body: bytes, request: ModelRequest, *, dialect: str, key: s
     return reader.read(raw, body, request, dialect=dialect, key=key, secret=secret)
 
 
-def other_form(dialect: str, status: int, body: object) -> str | None:
+def other_form(dialect: str, status: int, body: object, sent: bytes = b"") -> str | None:
     """The form to try after a refusal of this one; None when another form wouldn't help.
 
     Args:
         status: of the refusal.
         body: the refusal as it was parsed, or its text.
+        sent: the body that was refused.
     """
     if not _responds(dialect):
-        return _other_name(dialect, status, body)
+        return _other_name(dialect, status, body) or _other_words(dialect, status, body, sent)
     features, refused = features_of(dialect), _refused(status, body)
     if refused is None or refused not in features:
         return None
@@ -45,7 +52,7 @@ def other_form(dialect: str, status: int, body: object) -> str | None:
 def lasting(dialect: str) -> str:
     """`dialect` as later calls should begin with it: reasoning that couldn't be read was that of one conversation."""
     if not _responds(dialect):
-        return dialect
+        return " ".join(word for word in dialect.split() if not word.startswith(chat_body.MOST))
     kept: set[Feature] = {"reasoning", *features_of(dialect)}
     return responses_body.dialect_of(kept)
 
@@ -58,6 +65,21 @@ def _other_name(dialect: str, status: int, body: object) -> str | None:
     if dialect not in chat_body.DIALECTS or not _http.is_refused_field(status, body, dialect.rpartition(" ")[2]):
         return None
     return chat_body.other_dialect(dialect)
+
+
+def _other_words(dialect: str, status: int, body: object, sent: bytes) -> str | None:
+    """`dialect` with text in the place of null, or with as much room as the server says that it has."""
+    taken = dialect.split()
+    # Pydantic models of small servers want a text, and answer 500 where others would say 400.
+    said = words(body)
+    blamed = status == 500 or (status in (400, 422) and "content" in said.lower())
+    if blamed and chat_body.TEXT not in taken and b'"content": null' in sent:
+        return f"{dialect} {chat_body.TEXT}"
+    window, read = _WINDOW.search(said), _READ.search(said)
+    if status not in (400, 413) or not (window and read) or any(word.startswith(chat_body.MOST) for word in taken):
+        return None
+    room = int(window[1]) - int(read[1] or read[2])
+    return f"{dialect} {chat_body.MOST}{room}" if room >= _LEAST_ROOM else None
 
 
 def _refused(status: int, body: object) -> Feature | None:

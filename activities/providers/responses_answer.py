@@ -78,7 +78,9 @@ def read(
         raise _http.bad_response(f"it is `{status}`")
     said = _items(listed(cast("object", output)), request, strict="strict" in features_of(dialect))
     message = AssistantMessage(
-        text=BETWEEN.join([*said.texts, *said.refusals]), tool_calls=tuple(said.calls), state=_state(said, request.model)
+        text="".join([BETWEEN.join(said.texts), *said.refusals]),
+        tool_calls=tuple(said.calls),
+        state=_state(said, request.model),
     )
     usage, counted = _usage(mapped(answer.get("usage")), body, message, request)
     return Completion(
@@ -198,5 +200,6 @@ def _failed(error: object, headers: Mapping[str, str], *, key: str, secret: str)
     if code in _POLICIES:
         message = f"The provider broke the answer off (`{code}`); its content filter doesn't let the conversation through."
         return ProviderError("content_filter", message, retryable=False)
-    status = _STATUSES.get(code, 500 if not code else 400)
+    number = count({"code": code}, "code")  # a gateway gives the status of the server behind it
+    status = number if 400 <= number < 600 else _STATUSES.get(code, 500 if not code else 400)
     return _http.refused(status, headers, {"error": fields}, key=key, secret=secret)

@@ -63,7 +63,9 @@ def body_of(request: ModelRequest, dialect: str) -> bytes:
     if "include" in features and not _NO_REASONING.match(request.model):
         head["include"] = ["reasoning.encrypted_content"]
     if request.effort:
-        head["reasoning"] = {"effort": request.effort}
+        head["reasoning"] = {
+            "effort": "low" if request.effort == "minimal" else request.effort
+        }  # OpenAI has no `minimal` any more
     if request.cache_key and "key" in features:
         head["prompt_cache_key"] = request.cache_key
     head["max_output_tokens"] = max(request.max_output_tokens, _FEWEST_TOKENS)

@@ -87,9 +87,9 @@ def _bodies(request: ModelRequest, provider: str, dialect: str) -> list[bytes]:
     if provider == "scripted":
         return [scripted.body_of(request)]
     if provider == "anthropic":
-        from activities.providers import anthropic  # the SDK is large
+        from activities.providers import anthropic_body
 
-        return [anthropic.body_of(request)]
+        return [anthropic_body.body_of(request, dialect)]
     if provider == "google":
         from activities.providers import google_body
 

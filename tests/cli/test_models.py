@@ -96,6 +96,22 @@ def test_policy_check_warns_of_a_route_that_cannot_use_tools(desk: Path) -> None
     assert "`gpt-6.1-sol` of `openai` takes no tools over Chat Completions" in behind.remit("policy", "check").err
 
 
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        ({"OPENAI_BASE_URL": "https://eu.api.openai.com/v1"}, False),
+        ({"OPENAI_BASE_URL": "https://gateway.example/v1", "REMIT_OPENAI_DOOR": "azure"}, False),
+        ({"OPENAI_BASE_URL": "https://gateway.example/v1", "REMIT_OPENAI_API": "responses"}, False),
+        ({"REMIT_OPENAI_API": "chat"}, True),
+    ],
+)
+def test_policy_check_knows_which_api_is_called(desk: Path, settings: dict[str, str], warns: bool) -> None:
+    """OpenAI's regions, clouds and servers that speak Responses take tools with a model that Chat Completions doesn't."""
+    with_route(desk, '[[route]]\nopenai = "gpt-6.1-sol"\n')
+    console = Console(desk, {"REMIT_APP": str(desk), **settings})
+    assert ("takes no tools over Chat Completions" in console.remit("policy", "check").err) is warns
+
+
 def test_a_tier_that_cannot_be_used_is_a_problem(desk: Path) -> None:
     """One sentence with the tier's number, and exit code 1."""
     answer = with_route(desk, OWN.replace("HOUSE_LLM_KEY", "HOUSE")).remit("policy", "check", code=1)

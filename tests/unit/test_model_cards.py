@@ -138,7 +138,8 @@ def test_a_route_that_cannot_use_tools_is_warned_of() -> None:
     luna = sol.model_copy(update={"model": "gpt-6-luna"})
     assert warned(luna) == '`gpt-6-luna` of `openai` takes tools over Chat Completions only with `effort = "none"`; set that.'
     assert warned(luna.model_copy(update={"effort": "none"})) == ""
-    assert warned(ModelChoice(provider="openai", model="gpt-6.1-sol")) == ""
+    for base_url in ("", "https://api.openai.com/v1", "https://eu.api.openai.com/v1"):
+        assert warned(ModelChoice(provider="openai", model="gpt-6.1-sol", base_url=base_url)) == ""
 
 
 def test_an_effort_or_a_limit_that_the_model_does_not_take_is_warned_of() -> None:

@@ -116,6 +116,8 @@ async def test_a_status_decides_whether_to_retry(
     name: ProviderName, aimock: str, connect: Connect, model: str, code: str, retryable: bool
 ) -> None:
     """500 and 529 may be tried again, 404 may not."""
+    if (name, model) == ("openai", "unknown"):
+        code = "bad_request"
     error = await failure(connect(name, aimock), model)
     assert (error.code, error.retryable, error.retry_after_s) == (code, retryable, None)
 
@@ -190,11 +192,14 @@ async def test_malformed_json_is_a_bad_response(name: ProviderName, aimock: str,
     ids=["html", "empty", "no-fields", "list", "string", "no-answer", "wrong-types"],
 )
 async def test_a_200_that_is_no_answer_is_a_bad_response(
-    name: ProviderName, server: CannedServer, connect: Connect, body: object, content_type: str
+    server: CannedServer, connect: Connect, body: object, content_type: str
 ) -> None:
-    """HTML, or JSON of another shape, is a retryable `bad_response` that says what to check."""
+    """HTML, or JSON of another shape, is a retryable `bad_response` that says what to check.
+
+    What is wrong with an answer of Messages is in `test_anthropic_answers.py`.
+    """
     server.answer(body, headers={"content-type": content_type})
-    error = await failure(connect(name, server.url))
+    error = await failure(connect("openai", server.url))
     assert (error.code, error.retryable) == ("bad_response", True)
     assert error.message.startswith("The provider answered 200 with ")
     assert error.message.endswith("; check that the base URL is an API's, not a page's.")

@@ -7,7 +7,7 @@ import pytest
 
 from activities.providers.base import Completion, ModelRequest, ProviderError, ToolOffer
 from activities.providers.openai import OpenAIProvider
-from tests.wire.openai_shapes import CITY, USAGE, answer, at_openai, call, message, reasoning
+from tests.wire.responses_forms import CITY, USAGE, answer, at_openai, call, message, reasoning
 from tests.wire.server import KEY, CannedServer, ask
 from workflows.messages import TokenUsage, ToolRequest
 
@@ -135,7 +135,7 @@ async def test_why_the_model_stopped(asked: Ask, said: object, stop: str) -> Non
 
 async def test_a_refusal_is_the_answers_text(asked: Ask) -> None:
     """What the model refuses with is kept for people."""
-    assert (await asked(answer(message("Well. ", refusal="I can't.")))).message.text == "Well. \n\nI can't."
+    assert (await asked(answer(message("Well. ", refusal="I can't.")))).message.text == "Well. I can't."
 
 
 async def test_what_was_cut_off_is_still_read(asked: Ask) -> None:

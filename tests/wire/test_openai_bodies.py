@@ -7,7 +7,7 @@ import pytest
 
 from activities.providers import openai_forms
 from activities.providers.base import ModelRequest, ToolOffer
-from tests.wire.openai_shapes import at_openai, check, reasoning
+from tests.wire.responses_forms import at_openai, check, reasoning
 from tests.wire.server import WEATHER, CannedServer, ask
 from workflows.messages import AssistantMessage, Message, ProviderState, ToolMessage, ToolRequest, UserMessage
 

@@ -12,7 +12,7 @@ from activities.providers import openai_doors, openai_forms
 from activities.providers.base import ProviderError
 from activities.providers.openai import OpenAIProvider
 from policies.errors import InvalidInput, MissingKey
-from tests.wire.openai_shapes import answer, check, message
+from tests.wire.responses_forms import answer, check, message
 from tests.wire.server import CannedServer, ask
 
 SECRET = "azure-or-aws-secret-17"

@@ -8,7 +8,7 @@ import pytest
 from activities.providers import openai_forms
 from activities.providers.base import ProviderError
 from activities.providers.openai_doors import direct
-from tests.wire.openai_shapes import answer, at_openai, call, check, message, reasoning
+from tests.wire.responses_forms import answer, at_openai, call, check, message, reasoning
 from tests.wire.server import KEY, CannedServer, ask
 from workflows.messages import Message, ToolMessage, UserMessage
 

@@ -43,6 +43,7 @@ async def test_the_body_has_one_wire_message_per_message(server: CannedServer, c
                 },
             }
         ],
+        "tool_choice": "auto",
         "messages": [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "hi"},

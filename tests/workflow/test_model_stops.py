@@ -47,8 +47,9 @@ async def test_a_paused_turn_goes_on(skipping: Engine) -> None:
 
 async def test_a_conversation_that_is_too_long_is_shortened_and_then_stops(skipping: Engine) -> None:
     """First older results of tools are left out, then the last ones; when that didn't help, the run stops by its own code."""
-    done = await skipping.run([turn(LOOK), stopped("context_exceeded")])
-    assert (done.status, done.stopped_by, done.usage.model_calls) == ("stopped", "context_exceeded", 4)
+    other = call("get_invoice", invoice_id="in_1001")
+    done = await skipping.run([turn(LOOK), turn(other), stopped("context_exceeded")])
+    assert (done.status, done.stopped_by, done.usage.model_calls) == ("stopped", "context_exceeded", 5)
 
 
 async def test_text_alone_is_no_final_answer(skipping: Engine) -> None:
