@@ -27,13 +27,13 @@ def main(given: argparse.Namespace, home: Path) -> int:
     """The exit code: 1 when anything doesn't hold."""
     cases = chosen(given.tickets)
     with contextlib.ExitStack() as closing:
-        if given.base_url:
-            url, model = given.base_url, given.model or "default"
-        else:
-            url, model = closing.enter_context(ModelServer(home / "model.log")).url, NAME
+        server = None if given.base_url else closing.enter_context(ModelServer(home / "model.log"))
+        url, model = (server.url, NAME) if server else (given.base_url, given.model or "default")
         print(f"{len(cases)} tickets on `{model}`", flush=True)
         evidence = asyncio.run(play(cases, home, url, model, wall_seconds=given.wall, adapt=adapted))
     print("\n".join(table(cases, evidence)))
+    if server and server.restarts:
+        print(f"the model server ended {server.restarts} times, and was started again")
     failures = judge(cases, evidence)
     for failure in failures:
         print(f"FAILED  {failure}")

