@@ -19,7 +19,7 @@ CONTEXT = 4096
 minutes, for in its function-calling mode the server doesn't look at the limit that it is asked to keep."""
 START_SECONDS = 120
 LONGEST = 200
-"""The longest `maxLength` that the server is shown, in letters."""
+"""The longest `maxLength` that the server is shown, in letters; it also ends what a small model would go on with for ever."""
 
 
 def adapted(body: dict[str, Any]) -> dict[str, Any]:
@@ -34,12 +34,12 @@ def adapted(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """`value` without lengths that a grammar can't count."""
+    """`value` with no `maxLength` above `LONGEST`."""
     if isinstance(value, list):
         return [_short(each) for each in cast("list[Any]", value)]
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {k: _short(v) for k, v in fields.items() if not (k == "maxLength" and isinstance(v, int) and v > LONGEST)}
+        return {k: min(v, LONGEST) if k == "maxLength" and isinstance(v, int) else _short(v) for k, v in fields.items()}
     return value
 
 
@@ -72,6 +72,7 @@ class ModelServer:
             NAME,
         ]
         argv += ["--host", "127.0.0.1", "--port", str(self._port), "--n_ctx", str(CONTEXT), "--n_threads", str(threads)]
+        argv += ["--n_threads_batch", str(threads)]
         argv += ["--chat_format", "chatml-function-calling", "--seed", "1"]
         with self._log.open("ab") as out:
             self._child = subprocess.Popen(argv, stdout=out, stderr=out, stdin=subprocess.DEVNULL)

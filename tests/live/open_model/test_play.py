@@ -12,6 +12,7 @@ from remit.apps import assemble
 from remit.settings import ROOT, Standalone
 from tests.live.open_model.__main__ import table
 from tests.live.open_model.gateway import Gateway
+from tests.live.open_model.model_server import adapted
 from tests.live.open_model.oracle import judge
 from tests.live.open_model.play import play
 from tests.live.open_model.tickets import business, cases, chosen
@@ -140,3 +141,15 @@ async def test_the_gateway_changes_nothing() -> None:
         await runner.cleanup()
     assert [(s.status, s.input_tokens, s.output_tokens) for s in gateway.served] == [(502, 0, 0), (200, 3, 4)]
     assert gateway.served[1].digest == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_requests_are_adapted_to_the_server() -> None:
+    """The server is asked with what it needs and without what ends its process; what it takes stays as it is."""
+    schema = {"properties": {"text": {"type": "string", "maxLength": 5000}, "tag": {"maxLength": 40}}}
+    said = [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "{}"}]
+    sent = adapted({"model": "m", "messages": said, "tools": [{"function": {"parameters": schema}}]})
+    assert sent["tool_choice"] == "auto"
+    assert sent["messages"] == [{"role": "assistant", "content": "", "tool_calls": []}, {"role": "tool", "content": "{}"}]
+    lengths = sent["tools"][0]["function"]["parameters"]["properties"]
+    assert lengths == {"text": {"type": "string", "maxLength": 200}, "tag": {"maxLength": 40}}
+    assert adapted({"model": "m", "messages": []}) == {"model": "m", "messages": []}

@@ -121,7 +121,7 @@ def business() -> dict[str, Any]:
 
 
 def cases() -> list[Case]:
-    """All hundred, always the same and in the same order."""
+    """All hundred, always the same and in the same order: by agent, for a server keeps the prompt that it has just read."""
     lines = (ROOT / "demo" / "tickets.jsonl").read_text(encoding="utf-8").splitlines()
     found: list[Case] = []
     for line in map(json.loads, filter(None, lines)):
@@ -136,7 +136,7 @@ def cases() -> list[Case]:
     for alert in alerts:
         name = alert["alert_id"]
         found.append(Case(f"open-{name}".lower(), "incident-assistant", {"alert_id": name}, f"Alert:{name}"))
-    return found
+    return sorted(found, key=lambda case: case.agent)
 
 
 def chosen(count: int) -> list[Case]:
