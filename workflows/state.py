@@ -464,7 +464,7 @@ class RunState(BaseModel):
             withheld=capsule.withheld if capsule else (),
             moves=tuple(self.moves),
             classification=self.classification,
-            waiting=self.waiting,
+            waiting=self.waiting if self.status in OPEN else None,
             retries=self.retries,
             last_retry=self.last_retry,
         )

@@ -96,7 +96,7 @@ def _ending(state: RunState) -> list[str]:
     lines: list[str] = []
     for pause in state.pauses.values():
         lines += ["", f"**Paused** ({_code(pause.scope or 'this run')}): {_code(pause.reason)}"]
-    if waiting := state.waiting:
+    if (waiting := state.waiting) and state.status in OPEN:
         again = f"asked again {_time(waiting.next_try)}" if waiting.next_try else "asked again now"
         lines += [
             "",

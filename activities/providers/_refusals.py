@@ -156,6 +156,8 @@ def is_refused_field(status: int, body: object, name: str) -> bool:
     codes = {_plain(found) for found in _identifiers(body)}
     if parameter(body) == name and "unsupportedparameter" in codes:
         return True
+    if said.strip() in (f"no_{name}", name):  # some gateways say no more than that
+        return True
     # Older servers and strict ones have no code for it.
     return re.search(_REFUSED_FIELD.format(name=re.escape(name)), said) is not None
 

@@ -38,6 +38,7 @@ class AnthropicProvider:
 
     Raises:
         MissingKey: `api_key` can't be sent, or the door lacks a variable or a package.
+        InvalidInput: `base_url` isn't the URL of a server.
     """
 
     name = PROVIDER

@@ -60,10 +60,11 @@ def direct(api_key: str, base_url: str | None) -> Door:
 
     Raises:
         MissingKey: `api_key` can't be sent.
+        InvalidInput: `base_url` isn't the URL of a server.
     """
     client = anthropic.AsyncAnthropic(
         api_key=_http.checked_key(api_key, _KEY),
-        base_url=base_url or _VENDOR,
+        base_url=_http.checked_url(base_url, "ANTHROPIC_BASE_URL") if base_url else _VENDOR,
         max_retries=0,
         # The SDK would trace each call a second time, beside the span of the activity.
         open_telemetry=False,

@@ -57,7 +57,8 @@ def error_of(status: int, headers: Mapping[str, str], body: JsonValue, key: str)
 
 def no_credentials(error: Exception, key: str) -> ProviderError:
     """What a failure of a cloud's own library means, before anything was sent."""
-    if getattr(error, "retryable", False):  # google-auth says so of a token server that can't be reached
+    # google-auth says so of a token server that can't be reached, though not in each of its versions.
+    if getattr(error, "retryable", False) or type(error).__name__ == "TransportError":
         return _http.unreachable()
     message = f"The credentials for the provider can't be read or renewed (`{type(error).__name__}`); check `{key}`."
     return ProviderError("auth", message, retryable=False)

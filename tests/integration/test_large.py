@@ -87,7 +87,7 @@ async def history_bytes(engine: Engine, workflow_id: str) -> int:
 
 
 async def offered(engine: Engine, workflow_id: str) -> list[bool]:
-    """Whether `read_more` was offered, by model call."""
+    """Whether `read_more` was offered, by model call: always, for vendors cache what each request begins with."""
     history = await engine.remit.handle(workflow_id).fetch_history()
     inputs = [
         json.loads(event.activity_task_scheduled_event_attributes.input.payloads[0].data)
@@ -106,7 +106,7 @@ async def test_a_result_of_5_mb_costs_history_its_head(engine: Engine) -> None:
     assert answer["head"].startswith('{"text":"sales line 000000 – naïve café\\n')
     assert HEAD_BYTES - 4 < len(answer["head"].encode()) == answer["next_offset"] <= HEAD_BYTES
     assert await history_bytes(engine, workflow_id) < 40_000
-    assert await offered(engine, workflow_id) == [False, True]
+    assert await offered(engine, workflow_id) == [True, True]
 
 
 def more(ref: str = "$ref", offset: object = "$next", limit: int = 16_000) -> ScriptCall:
@@ -123,15 +123,15 @@ async def test_the_model_reads_on_to_the_end_of_a_result(engine: Engine) -> None
     assert whole["text"].splitlines()[::1199] == ["sales line 000000 – naïve café", "sales line 001199 – naïve café"]
     assert len(whole["text"].splitlines()) == 1200
     assert (await engine.remit.status(workflow_id)).usage.tool_calls == 5
-    assert await offered(engine, workflow_id) == [False, True, True, True, True, True]
+    assert await offered(engine, workflow_id) == [True] * 6
 
 
 async def test_a_result_within_the_bundles_limit_is_shown_whole(engine: Engine) -> None:
-    """The app's bundle says 20,000 bytes; nothing is stored and `read_more` isn't offered."""
+    """The app's bundle says 20,000 bytes; nothing is stored."""
     workflow_id = await run(engine, turn(call("export", kind="sales", lines=550)))
     [answer] = await engine.answers(workflow_id)
     assert len(answer["text"].splitlines()) == 550
-    assert await offered(engine, workflow_id) == [False, False]
+    assert await offered(engine, workflow_id) == [True, True]
     assert not (engine.home / "storage").exists()
 
 
@@ -215,7 +215,7 @@ async def test_a_storage_that_is_away_costs_the_rest_of_a_result_only(engine: En
     assert answer["error"] == "The rest couldn't be kept."
     assert "ref" not in answer
     assert [effect.state for effect in engine.effects()] == ["done"]
-    assert await offered(engine, workflow_id) == [False, False]
+    assert await offered(engine, workflow_id) == [True, True]
 
 
 async def test_with_the_payload_codec_nothing_of_it_can_be_read_in_the_storage(engine: Engine) -> None:

@@ -80,7 +80,8 @@ async def test_a_write_that_never_ends_is_handed_over_at_the_deadline(engine: En
 
 async def test_a_model_call_that_never_ends_is_handed_over_at_the_deadline(engine: Engine, server: TemporalServer) -> None:
     """The call is cut off, the worker ends with 0, and the next one asks the model again and ends the run."""
-    done = {"role": "assistant", "content": "Nothing to do."}
+    final = {"name": "final_answer", "arguments": '{"outcome":"no_action","summary":"Nothing to do."}'}
+    done = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": final}]}
     answer = {
         "id": "c1",
         "object": "chat.completion",

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import SecretStr
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.ledger import breaker, records, roots, usage
@@ -28,7 +29,7 @@ from policies.switches import FLEET, Scope
 from remit import __version__
 from remit.apps import assemble
 from remit.demo import DEMO, Ticket, tickets
-from remit.embedded import TemporalServer, WorkerProcess
+from remit.embedded import TemporalServer, WorkerProcess, free_port
 from remit.fleet import Fleet, audience
 from remit.proof.keeping import begin
 from remit.schedules import Action, Plan, Schedules
@@ -38,7 +39,7 @@ from tests.engine import Engine, call, final, turn
 from tools.connectors import sandbox
 from workflows.fleet_messages import PlayDrill, fleet_id
 from workflows.keeper_messages import KeeperState, keeper_id
-from workflows.messages import RunResult, RunSummary
+from workflows.messages import RunResult, RunSummary, ScriptTurn
 from workflows.rollout_messages import JudgeRollout, RolloutPause, RolloutStart
 
 HISTORIES = Path(__file__).parent / "histories" / __version__
@@ -182,6 +183,38 @@ async def _drafted(client: Client, home: Path) -> None:
         await engine.decide(run.id, "bo", "reject", approval_id=second, reason="Too short.")
         await run.result()
         await _store("drafted", run)
+
+
+async def _stopped_early(client: Client, home: Path) -> None:
+    """A model that pauses, talks instead of ending, gives a wrong final answer, and is cut off at last."""
+    look = turn(call("get_invoice", invoice_id="in_1002"))
+    turns = [
+        ScriptTurn(text="Let me think.", stop="pause"),
+        look,
+        turn(text="Done!"),
+        turn(call("final_answer", outcome="great", summary="Done.")),
+        ScriptTurn(text="The customer asks for", stop="length"),
+        final(),
+    ]
+    async with Engine(client, home) as engine:
+        run = await engine.start(turns)
+        await run.result()
+        await _store("model_stops", run)
+
+
+async def _waited(client: Client, home: Path) -> None:
+    """A run that waits for its provider, asks once more when it is told to, waits on, and is killed."""
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    found = {"openai_base_url": url, "openai_api_key": SecretStr("k"), "model": "m"}
+    prices = {"price_input_per_mtok": 1_000_000, "price_output_per_mtok": 1_000_000}
+    async with Engine(client, home, overrides=found | prices) as engine:
+        run = await engine.remit.start("billing-resolution", {"ticket_id": "T-1001"})
+        await engine.until(run.id, lambda s: s.waiting is not None)
+        await engine.remit.resume(run.id, "It is back.")
+        await engine.until(run.id, lambda s: s.waiting is not None and s.waiting.tries == 2)
+        await engine.remit.kill(run.id, "It wasn't.")
+        await run.result()
+        await _store("waited_for_provider", run)
 
 
 async def _fleet(client: Client, home: Path) -> None:
@@ -411,6 +444,8 @@ async def record() -> None:
             await _refused_start(client, home("refused_start"))
             await _edited(client, home("edited"))
             await _drafted(client, home("drafted"))
+            await _stopped_early(client, home("stopped_early"))
+            await _waited(client, home("waited"))
             await _continued(client, home("continued"))
             await _waiting(client, home("waiting"))
             await _fleet(client, home("fleet"))

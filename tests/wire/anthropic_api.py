@@ -1,5 +1,8 @@
 """What the tests of Messages share: answers of the API, requests, and a check of bodies against the SDK's own types."""
 
+# Bodies are JSON of anybody's.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager

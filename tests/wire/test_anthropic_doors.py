@@ -212,7 +212,11 @@ def test_a_door_says_which_package_it_lacks(monkeypatch: pytest.MonkeyPatch, doo
     """Where the extra isn't installed, the sentence says how to install it."""
     for name in ("AWS_REGION", "CLOUD_ML_REGION", "ANTHROPIC_VERTEX_PROJECT_ID", "ANTHROPIC_GOOGLE_CLOUD_BASE_URL"):
         monkeypatch.setenv(name, "x")
-    monkeypatch.setattr("activities.providers.anthropic_doors.find_spec", lambda _: None)
+
+    def nowhere(_: str) -> None:
+        return None
+
+    monkeypatch.setattr("activities.providers.anthropic_doors.find_spec", nowhere)
     with pytest.raises(MissingKey, match=f"`{package}`.*pip install 'remit"):
         AnthropicProvider(door=door)
 
@@ -273,7 +277,7 @@ VERTEX_404 = {"error": {"code": 404, "message": "Publisher Model `projects/acme/
         (404, [VERTEX_404], "unknown_model"),
         (429, {"error": {"code": 429, "message": "Quota exceeded for requests per minute."}}, "rate_limited"),
         (503, b"busy", "overloaded"),
-        (404, b"<html>Not here</html>", "bad_request"),
+        (404, b"<html>Not here</html>", "unknown_model"),
     ],
 )
 async def test_what_a_cloud_says_is_understood(server: CannedServer, status: int, body: object, code: str) -> None:

@@ -91,3 +91,11 @@ def test_long_limits_of_length_are_said_in_words() -> None:
     sent = json.loads(body_of(request, "chat max_tokens"))["tools"][0]["function"]["parameters"]["properties"]
     assert sent["text"] == {"type": "string", "description": "The reply. At most 5000 characters."}
     assert sent["tag"] == {"type": "string", "maxLength": 40}
+
+
+@pytest.mark.parametrize("words", ["no_max_tokens", "max_tokens"])
+async def test_a_gateway_may_name_the_field_and_say_no_more(server: CannedServer, connect: Connect, words: str) -> None:
+    """The other name of the limit is tried then, too."""
+    server.answer(OK)
+    server.begin((400, {"error": {"type": "invalid_request_error", "message": words}}))
+    assert (await connect("openai", server.url).complete(ask("m"))).dialect == "chat max_completion_tokens"

@@ -131,6 +131,7 @@ async def test_a_run_that_waits_can_be_killed(home: Path) -> None:
         await waiting(engine, run.id)
         await run.signal("kill", {"reason": "Enough."})
         assert (await run.result()).outcome == "killed"
+        assert (await engine.remit.status(run.id)).waiting is None
 
 
 @pytest.mark.parametrize("wish", ["410400", "9999999999999", "1e15", "-5", "inf", "nan", "soon"])

@@ -146,7 +146,7 @@ async def test_the_gateway_changes_nothing() -> None:
 def test_requests_are_adapted_to_the_server() -> None:
     """The server is asked with what it needs and without what ends its process; what it takes stays as it is."""
     schema = {"properties": {"text": {"type": "string", "maxLength": 5000}, "tag": {"maxLength": 40}}}
-    said: list[dict[str, Any]] = [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "{}"}]
+    said: list[Any] = [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "{}"}]
     sent = adapted({"model": "m", "messages": said, "tools": [{"function": {"parameters": schema}}]})
     assert sent["tool_choice"] == "auto"
     assert sent["messages"] == [{"role": "assistant", "content": "", "tool_calls": []}, {"role": "tool", "content": "{}"}]
