@@ -377,4 +377,4 @@ def _seconds(request: ModelRequest, end: float) -> float:
 
 def _together(error: ProviderError, others: Mapping[str, ProviderError]) -> ProviderError:
     said = [error.message, *(f"`{name}` didn't help: {e.message}" for name, e in others.items())]
-    return ProviderError(error.code, " ".join(said), retryable=True, retry_after_s=error.retry_after_s)
+    return ProviderError(error.code, " ".join(said), retryable=error.retryable, retry_after_s=error.retry_after_s)

@@ -334,6 +334,13 @@ async def test_a_429_without_a_fallback_is_told_when_to_come_back(vendors: Vendo
     assert len(vendors.servers["openai"].bodies) == 1
 
 
+async def test_an_account_without_credit_is_asked_once(vendors: Vendors, attempt: Attempt) -> None:
+    """Without a fallback the run waits at once: trying again within seconds is no use."""
+    vendors.servers["openai"].answer({"error": {"message": "No credit.", "code": "insufficient_quota"}}, 429)
+    error = await attempt.failure(1, without="anthropic")
+    assert (error.type, error.non_retryable, error.details[1].waits) == ("quota", True, True)
+
+
 async def test_a_worker_without_the_first_key_says_so(attempt: Attempt) -> None:
     """A missing key is a mistake of the setup, and no outage that another vendor should cover up."""
     error = await attempt.failure(1, without="openai")
