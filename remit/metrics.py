@@ -7,6 +7,7 @@ the ledger by `remit/gauges.py`. No label holds the name of a run, of a person, 
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 from temporalio import activity
@@ -15,9 +16,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from policies.errors import InvalidInput
+from activities.tiers import VENDORS
+from policies.errors import InvalidInput, MissingKey
 from remit.spans import code_of
-from workflows.counts import APPROVALS, FALLBACKS, UNKNOWN, code
+from workflows.counts import APPROVALS, FALLBACKS, RETRIES, UNKNOWN, WAITS, code
 from workflows.counts import NAMES as COUNTED
 from workflows.fleet_messages import Applied, DrillReport
 from workflows.messages import AGENT_RUN, Capsule, ExecuteTool, KillState, ModelTurn, ReadTool, ToolOutcome
@@ -30,6 +32,8 @@ RUN_SECONDS = "remit_run_duration_seconds"
 MODEL_SECONDS, TOKENS = "gen_ai_client_operation_duration_seconds", "gen_ai_client_token_usage"
 TOOL_SECONDS = "gen_ai_execute_tool_duration_seconds"
 EPOCH_LAG, DRILLS = "remit_kill_epoch_lag_seconds", "remit_kill_drills"
+REFUSALS_OF_US = ("auth", "unknown_model", "quota", MissingKey.code)
+"""Why a provider may refuse a deployment: what the alert `RemitProviderRefusesUs` looks at."""
 ACTIVITY_NAMES = {
     STARTED: "Runs that were admitted.",
     REFUSED: "Runs that were not admitted, by the reason.",
@@ -59,8 +63,13 @@ def begin(meter: MetricMeter, agents: Iterable[str], namespace: str, task_queue:
     known = {"namespace": namespace, "task_queue": task_queue, "workflow_type": AGENT_RUN}
     ended = meter.create_counter(APPROVALS, COUNTED[APPROVALS])
     fallbacks = meter.create_counter(FALLBACKS, COUNTED[FALLBACKS])
+    retries = meter.create_counter(RETRIES, COUNTED[RETRIES])
+    waits = meter.create_counter(WAITS, COUNTED[WAITS])
     for agent in agents:
         fallbacks.add(0, {**known, "agent": agent})
+        retries.add(0, {**known, "agent": agent})
+        for provider, reason in product(VENDORS, REFUSALS_OF_US):
+            waits.add(0, {**known, "agent": agent, "provider": provider, "reason": reason})
         ended.add(0, {**known, "agent": agent, "outcome": "expired"})
     drills = meter.create_counter(DRILLS, ACTIVITY_NAMES[DRILLS])
     for outcome in ("passed", "failed"):

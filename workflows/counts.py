@@ -17,6 +17,7 @@ __all__ = [
     "APPROVALS",
     "FALLBACKS",
     "NAMES",
+    "RETRIES",
     "UNKNOWN",
     "answered",
     "code",
